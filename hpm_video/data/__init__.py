@@ -1,6 +1,6 @@
-"""All before the batch: lists of videos, reading frames, clips and views, loading, preparing.
+"""Everything before the batch: lists of videos, decoding, clips and views, loading, preparation.
 
-The way to a batch: `lists.manifest` (which videos) -> `video.frame_indices` (which frames) ->
+The path to a batch: `lists.manifest` (which videos) -> `video.frame_indices` (which frames) ->
 `video.frames` and `video.readers` (decoding) -> `video.crops` -> `samples.clips` (training) or
 `samples.views` (evaluation) -> `loading.batches` (worker processes) -> `loading.loader`.
 """

@@ -1,1 +1,1 @@
-"""Lists of videos: manifests, other people's lists, class names."""
+"""Lists of videos: manifests, formats of other projects, class names."""

@@ -1,8 +1,8 @@
-"""Class names and labels: `classes.txt`, one name a line in the order of the labels.
+"""Class names and labels: `classes.txt` has one name per line, in the order of the labels.
 
-Labels that do not fit their class names give a model that learns, without any error, to call one
-thing by the name of another. So all that can tell is looked at: the range, names known from
-elsewhere, and the folders that videos lie in.
+Labels that do not match their class names train a model that confuses classes without any error. So
+labels are checked against everything that can reveal a mismatch: their range, class names known
+from elsewhere, and the folders of the videos.
 """
 
 import os
@@ -23,12 +23,12 @@ from hpm_video.data.lists.rows import INTEGER, first_few, is_no_label, open_text
 from hpm_video.data.lists.spelling import as_text, same_name
 from hpm_video.runtime.files import write_atomically
 
-_LONGEST = 1 << 26  # characters of a classes.txt
+_LONGEST = 1 << 26  # characters in a classes.txt
 
 
 @dataclass(frozen=True)
 class ClassNames:
-    """Class names in the order of their labels, and where they are from."""
+    """Class names in the order of their labels, and their source."""
 
     names: tuple[str, ...]
     source: str
@@ -39,20 +39,20 @@ class ClassNames:
         return spelled | {name: label for label, name in enumerate(self.names)}
 
     def label(self, name: str) -> int | None:
-        """The label of a class, whose name may be spelled with other bytes; None if it has none."""
+        """The label of a class, or None if it has none; the name may be encoded differently."""
         found = self._labels.get(name)
         return found if found is not None else self._labels.get(same_name(name))
 
     def alike(self, name: str) -> str:
-        """In a message on an unknown name: the class that is the same but for case and blanks."""
+        """A hint for messages on an unknown name: the class that differs only in case or blanks."""
         found = next((other for other in self.names if _loosely(other) == _loosely(name)), None)
         return "" if found is None else f" (only case or blanks differ from '{shown(found)}')"
 
 
 def read_classes(file: str | Path) -> ClassNames:
-    """Read a file with a class name on each line.
+    """Read a file with one class name per line.
 
-    Raises FileNotFoundError: it does not exist; ValueError: it names no class, or one twice.
+    Raises FileNotFoundError if it does not exist, or ValueError if it is empty or repeats a name.
     """
     if not Path(file).is_file():
         raise FileNotFoundError(f"{file} does not exist (expected a class name a line)")
@@ -70,9 +70,9 @@ def read_classes(file: str | Path) -> ClassNames:
 
 
 def write_classes(file: Path, names: Sequence[str]) -> None:
-    """Write class names, unless the same are there already; the file appears at once or not at all.
+    """Write class names atomically, unless the file already holds the same names.
 
-    Raises ValueError: the file holds other classes, or a name cannot be one line of text.
+    Raises ValueError if the file holds other classes, or a name does not fit on one line.
     """
     for name in names:
         if not name or name != name.strip() or {"\n", "\r"} & set(name):
@@ -84,7 +84,7 @@ def write_classes(file: Path, names: Sequence[str]) -> None:
 
 
 def check_same_classes(one: ClassNames, other: ClassNames) -> None:
-    """Raise ValueError, naming the first difference, unless both have the same names in order."""
+    """Raise ValueError with the first difference between two lists of names, including order."""
     names = [tuple(map(same_name, classes.names)) for classes in (one, other)]
     if names[0] == names[1]:
         return
@@ -101,7 +101,7 @@ def check_same_classes(one: ClassNames, other: ClassNames) -> None:
 
 
 def classes_beside(files: Sequence[Path]) -> ClassNames | None:
-    """Class names of the classes.txt beside the lists, which must all have the same."""
+    """Class names of the classes.txt files beside the lists, which must all be equal."""
     beside = (folder / "classes.txt" for folder in dict.fromkeys(file.parent for file in files))
     found = [read_classes(file) for file in beside if file.is_file()]
     for one, other in pairwise(found):
@@ -110,36 +110,36 @@ def classes_beside(files: Sequence[Path]) -> ClassNames | None:
 
 
 def similar_classes(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of class names that only case, blanks or the form of Unicode tell apart."""
+    """Pairs of class names that differ only in case, blanks or Unicode normalization."""
     first: dict[str, str] = {}
     pairs = ((first.setdefault(_loosely(name), name), name) for name in names)
     return [(one, other) for one, other in pairs if one != other]
 
 
 def _loosely(name: str) -> str:
-    shown_ones = (c for c in same_name(name) if c.isprintable())  # and no blank without width
+    shown_ones = (c for c in same_name(name) if c.isprintable())  # drops zero-width blanks too
     return re.sub(r"[\s_]+", "", "".join(shown_ones)).casefold()
 
 
 class Labels:
-    """The labels of a list: noted row by row, then turned into numbers all at once.
+    """The labels of a list: recorded row by row, then converted to numbers all at once.
 
-    Finds numbers that disagree with folders named like the classes: such a folder most of whose
-    videos have another label shows that the numbers were given in another order. A few videos may
-    have been moved to a better class by hand; and where a video's folder is no class, folders say
-    nothing about labels.
+    Detects numbers that disagree with folders named like classes. If most videos of such a folder
+    have another class's label, the numbers follow another order of classes. A few exceptions are
+    allowed, as videos may have been relabeled by hand. Folders that are not named like classes are
+    not checked.
     """
 
     def __init__(self, known: ClassNames | None) -> None:
-        """Take the class names to use, where they are known."""
-        self.vocabulary: dict[str, tuple[int, str]] = {}  # text -> its code, where it first stood
+        """``known``: the class names to use, or None if they are not known."""
+        self.vocabulary: dict[str, tuple[int, str]] = {}  # text -> its code, where it first occurs
         self._known = known
-        # (folder, label's text) -> videos; None where folders say nothing
+        # (folder, label's text) -> number of videos; None if folders are not named like classes
         self._counts: Counter[tuple[str, str]] | None = Counter() if known is not None else None
         self._where: dict[tuple[str, str], str] = {}
 
     def add(self, path: str, label: str, where: str) -> int:
-        """Note the label of a row, "" for none, and return its code."""
+        """Record the label of a row ("" for none) and return its code."""
         if self._counts is not None and label and self._known is not None:
             folder = os.path.basename(os.path.dirname(path))
             if self._known.label(folder) is not None:
@@ -156,13 +156,14 @@ class Labels:
         numbers_only: bool = False,
         faults: Faults | None = None,
     ) -> tuple[npt.NDArray[np.int64], tuple[str, ...] | None]:
-        """Return the label of every code, -1 for none, and the class names.
+        """Return the label of every code (-1 for none) and the class names.
 
-        ``beside``: the class names by the lists. ``numbers_only``: whether names must be known.
+        ``beside``: the class names in classes.txt beside the lists. ``numbers_only``: refuse label
+        names without known class names.
 
-        Raises ValueError: labels are not of one kind, not whole numbers, several in a cell, or not
-            among the classes; or most videos of a folder have another class's number. Earlier
-            ``faults`` are then named, too.
+        Raises ValueError if labels mix names and numbers, are not whole numbers, are several in one
+        cell or are not among the classes, or if most videos of a folder have another class's
+        number. The message includes earlier ``faults``.
         """
         faults = Faults() if faults is None else faults
         found = _label_values(
@@ -174,7 +175,7 @@ class Labels:
         return found
 
     def notes(self) -> list[str]:
-        """Lines about labels that may not be meant, though they can be read."""
+        """Lines about labels that are valid but may be mistakes."""
         notes = []
         if text := next((text for text in self.vocabulary if as_text(text) != text), None):
             notes.append(
@@ -194,7 +195,7 @@ class Labels:
         for (folder, label), count in counts.items():
             if count > counts[folder, most.get(folder, "")]:
                 most[folder] = label
-        if len(most) < 2:  # one folder for all is not a folder per class
+        if len(most) < 2:  # a single folder says nothing about classes
             return
         for folder, label in most.items():
             right = known.label(folder)
@@ -247,7 +248,7 @@ def _label_values(
         if known is not None and beside is not None:
             check_same_classes(beside, known)
         for text, (code, where) in given.items():
-            value = int(text[:4000])  # Python reads no more digits
+            value = int(text[:4000])  # int() refuses longer texts
             if value < -1:
                 rule = f"label ({text}) must be at least 0, or -1 for none"
                 faults.add("below", where, rule)
@@ -266,7 +267,7 @@ def _label_values(
             "names (classes.txt beside a list, a name a line, gives them)",
         )
     if known is None:
-        spelled: dict[str, str] = {}  # as each class is spelled first
+        spelled: dict[str, str] = {}  # the first spelling of each class
         for text in given:
             spelled.setdefault(same_name(text), text)
         known = ClassNames(tuple(sorted(spelled.values())), "")

@@ -1,8 +1,8 @@
-"""What the columns of a list say beyond path, label and number of frames.
+"""The columns of a list beyond path, label and number of frames.
 
-Columns that nothing reads are named once. Those that change what a row means, a part of a video in
-other words than ours, a split or several labels, are refused: without them every row would mean
-something else.
+One line reports all columns that nothing reads. Columns that change the meaning of rows (parts of
+videos under other names than ours, splits, several labels) are refused, as ignoring them would
+change the meaning of every row.
 """
 
 import os
@@ -17,7 +17,7 @@ from hpm_video.data.lists.rows import INTEGER, first_few, shown
 from hpm_video.data.video.part import FRAME_COLUMNS, PART_COLUMNS, SECOND_COLUMNS
 
 COLUMNS = ("path", "label", *PART_COLUMNS, "num_frames", "fps", "width", "height", "status")
-# Ours, too, though only people read them; "" has the row numbers of pandas and R
+# Also written by us, for people only; "" holds the row numbers of pandas and R
 _ALSO_OURS = ("num_bytes", "duration_s", "reason", "damaged", "source", "features", "")
 
 # start, end_s, time_start, segment_start, t_start, startTime (in lower case), stop_frame, ...
@@ -27,12 +27,12 @@ _PART = re.compile(
     r"(at|t|time|timestamp|frame|f|point|pos|position)?(s|sec|secs|seconds?|ms|idx|index)?"
     r"|t[01]"
 )
-_DIGIT = re.compile(r"\d")  # as all times and numbers of frames have
+_DIGIT = re.compile(r"\d")  # all times and frame numbers have one
 _SPLIT = re.compile(r"(data|dataset|video)?split(name|type)?|subset|set|partition")
-_IS_OF_SPLIT = re.compile(r"is(train|val|test)(ing|idation)?")  # which its rows are or are not
+_IS_OF_SPLIT = re.compile(r"is(train|val|test)(ing|idation)?")  # a yes/no column
 _NO = ("", "0", "0.0", "false", "f", "no", "n")
 _NUMBERED_LABEL = re.compile(r"(label|class|target|action|tag)s?(name|id)?\d+")
-SPLITS = {  # the usual spellings
+SPLITS = {  # common spellings
     "train": ("train", "training", "trn", "tr"),
     "val": ("val", "valid", "validation", "validate", "dev", "eval", "evaluation"),
     "test": ("test", "testing", "tst", "te", "holdout"),
@@ -40,38 +40,38 @@ SPLITS = {  # the usual spellings
 
 
 def is_ours(column: str) -> bool:
-    """Whether a column has a meaning of its own, and can be no class."""
+    """Whether a column has a predefined meaning, and so cannot be a class."""
     return column in COLUMNS or column in _ALSO_OURS
 
 
 class Columns:
-    """The columns of one list, noted row by row; what they cannot mean yet becomes a fault."""
+    """The columns of one list, recorded row by row; unsupported ones become faults."""
 
     def __init__(self, file: Path, root: str, header: Mapping[str, str]) -> None:
-        """``root``: the folder where paths start; ``header``: a row of the list."""
+        """``root``: base folder of relative paths; ``header``: a row of the list."""
         self._file, self._root = file, root
         words = {name: re.sub(r"[\W_]+", "", name) for name in header}
         plain = {name: word for name, word in words.items() if name not in COLUMNS}
         is_told = any(set(pair) <= header.keys() for pair in (SECOND_COLUMNS, FRAME_COLUMNS))
         self._parts = [n for n, word in words.items() if _PART.fullmatch(word) and not is_told]
         self._splits = [name for name, word in plain.items() if _SPLIT.fullmatch(word)]
-        self._yes = ""  # the split of rows with a yes in the first of these columns
+        self._yes = ""  # the split of rows with a yes in the first split column
         if not self._splits:
             found = {name: _IS_OF_SPLIT.fullmatch(word) for name, word in plain.items()}
             self._splits = [name for name, match in found.items() if match]
             self._yes = next((match[1] for match in found.values() if match), "")
         self._labels = [name for name, word in plain.items() if _NUMBERED_LABEL.fullmatch(word)]
-        self._values: Counter[str] = Counter()  # of the first of the split columns
-        self._first: tuple[str, dict[str, str]] | None = None  # where a part is named
+        self._values: Counter[str] = Counter()  # of the first split column
+        self._first: tuple[str, dict[str, str]] | None = None  # first row that describes a part
         self._has_labels = False
         self.is_watched = bool(self._parts or self._splits or self._labels)
         self._unused = [n for n in plain if n not in (*_ALSO_OURS, *self._splits)]
-        # The third column of a list without header, as a rule, which may be another thing
+        # The usual third column of a list without header, which may be something else
         self.has_bare_counts = tuple(header) == ("path", "num_frames", "label")
         self._used = [name for name in header if name in COLUMNS]
 
     def note(self, row: Mapping[str, str], where: str) -> None:
-        """Look at a row; only where ``is_watched``."""
+        """Record a row; needed only if ``is_watched``."""
         if self._first is None and any(_DIGIT.search(row.get(name, "")) for name in self._parts):
             self._first = where, {name: row.get(name, "").strip() for name in self._parts}
         if (split := self.split_of(row)) is not None:
@@ -80,7 +80,7 @@ class Columns:
             self._has_labels = True
 
     def split_of(self, row: Mapping[str, str]) -> str | None:
-        """The value of the column that says to which split a row belongs, None without one."""
+        """The split of a row, from the split column; None if there is no such column."""
         if not self._splits:
             return None
         value = row[self._splits[0]].strip()
@@ -91,7 +91,7 @@ class Columns:
     def choose(self, split: str) -> set[str]:
         """The values of the split column that mean ``split``.
 
-        Raises ValueError: there is no such column, or no such value.
+        Raises ValueError if there is no such column or no such value.
         """
         if not self._splits:
             raise ValueError(
@@ -109,8 +109,10 @@ class Columns:
         )
 
     def find_faults(self, faults: Faults, *, chosen: bool = False, labels: bool = True) -> None:
-        """Note what cannot be meant. ``chosen``: whether rows of one split were chosen; ``labels``:
-        whether labels are read."""
+        """Record columns whose meaning is unsupported as faults.
+
+        ``chosen``: rows of one split were selected. ``labels``: labels are read.
+        """
         if self._first is not None:
             where, part = self._first
             given = ", ".join(f"{shown(name)} ({shown(text)})" for name, text in part.items())
@@ -156,7 +158,7 @@ class Columns:
         return f"{self._file}: columns that are not used: {names} (used: {', '.join(self._used)})"
 
     def _are_splits(self) -> bool:
-        """Whether there are several. A set may be anything else, too: its values tell."""
+        """Whether there is more than one split; a column named "set" is judged by its values."""
         if len({value.lower() for value in self._values}) < 2:
             return False
         usual = {word for words in SPLITS.values() for word in words}
@@ -168,18 +170,18 @@ class Columns:
         return said + (", ..." if len(most) > 5 else "")
 
 
-# Several labels in a cell: 0,1 or 0 1 or 0|1 or [0, 1]; and as pandas writes lists of names
+# Several labels in one cell: 0,1 or 0 1 or 0|1 or [0, 1]; and lists of names as pandas writes them
 _NUMBERS = re.compile(r"[\[({]?\s*\d+(\s*[,;|]\s*\d+|\s+\d+)+\s*[\])}]?", re.ASCII)
 _AS_LIST = re.compile(r"\[.*\]", re.DOTALL)
 
 
 def several_labels(texts: Iterable[str], classes: Iterable[str] = ()) -> list[str]:
-    """Which of a list's different labels are several labels in one cell.
+    """The texts among a list's distinct labels that hold several labels in one cell.
 
-    A class may be called "Pushing something, then pulling it": only whole numbers, lists in
-    brackets, and what is made of the list's other labels are several. With | and ; between them,
-    which names of classes do not have, these may be parts of other cells. ``classes``: names that
-    are known, of which several may be made, too.
+    A class may be called "Pushing something, then pulling it". So only these count as several:
+    whole numbers, lists in brackets, and texts composed of the list's other labels. Around | and ;,
+    which class names do not contain, the pieces may also occur in other cells. ``classes``: known
+    names, of which a text may be composed too.
     """
     names = {text for text in texts if not INTEGER.fullmatch(text)}
     found = {text for text in names if _NUMBERS.fullmatch(text) or _AS_LIST.fullmatch(text)}

@@ -1,4 +1,4 @@
-"""Whether mirroring changes what a video shows, as far as class names tell."""
+"""Checks by class names whether mirroring changes the meaning of a video."""
 
 import re
 from collections.abc import Sequence
@@ -16,9 +16,9 @@ _MIRRORED |= {right: left for left, right in _MIRRORED.items()}
 
 
 def check_flip(classes: Sequence[str]) -> list[str]:
-    """Return the class names that speak of a direction, though none of them has a mirrored twin.
+    """Return the class names that mention a direction but have no mirrored counterpart.
 
-    Raises ValueError: a class is another one in the mirror, as "from left to right" is.
+    Raises ValueError if one class is the mirror image of another, such as "from left to right".
     """
     words = {_words(name): name for name in classes}
     directed = []
@@ -36,7 +36,7 @@ def check_flip(classes: Sequence[str]) -> list[str]:
 
 
 def _words(name: str) -> tuple[str, ...]:
-    """Words of a name like "Turn left", "turn_left" or "TurnLeft"; one for counter clockwise."""
+    """The words of "Turn left", "turn_left" or "TurnLeft"; "counter clockwise" is one word."""
     spaced = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name).casefold()
     words = re.sub(r"(counter|anti)[\s_-]*clockwise", "counterclockwise", spaced)
     return tuple(re.findall(r"[^\W_]+", words))

@@ -1,17 +1,17 @@
-"""What is wrong with a list: all of it at once, in one line."""
+"""Collects all faults of a list and reports them at once, in one line."""
 
 MOST_KINDS, MOST_LINES = 5, 4
 
 
 class Faults:
-    """The faults of a list, or of several: the first row of each kind, and how many others."""
+    """The faults of one or more lists: the first row of each kind, and the number of others."""
 
     def __init__(self) -> None:
-        self._kinds: dict[str, tuple[str, list[str]]] = {}  # kind -> first message, others' places
+        self._kinds: dict[str, tuple[str, list[str]]] = {}  # kind -> first message, other places
         self._counts: dict[str, int] = {}
 
     def add(self, kind: str, where: str, text: str) -> None:
-        """Note a fault. ``where``: "file:line" or a file; ``kind``: the same for such faults."""
+        """Record a fault. ``where``: "file:line" or a file; ``kind``: groups similar faults."""
         if self._counts.setdefault(kind, 0) == 0:
             self._kinds[kind] = (f"{where}: {text}", [])
         elif len(places := self._kinds[kind][1]) < MOST_LINES:
@@ -20,11 +20,11 @@ class Faults:
         self._counts[kind] += 1
 
     def has(self, kind: str) -> bool:
-        """Whether there is one of a kind."""
+        """Whether there is a fault of a kind."""
         return kind in self._kinds
 
     def check(self) -> None:
-        """Raise ValueError where there are any."""
+        """Raise ValueError if there are any faults."""
         if not self._kinds:
             return
         said = []

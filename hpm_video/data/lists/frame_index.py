@@ -1,11 +1,11 @@
-"""The index of a list: the tables of frames of its videos, in one file beside it.
+"""The index of a list: the frame tables of its videos, in one file beside it.
 
-``train.csv.index`` belongs to ``train.csv``. Videos are found by their names as the list has them,
-so a list, its index and its videos can be moved together. A table says itself whether its file has
-changed since, so an index that is older than its list does no harm.
+``train.csv.index`` belongs to ``train.csv``. It finds videos by their names in the list, so a list,
+its index and its videos can be moved together. Each table detects whether its file has changed, so
+an outdated index does no harm.
 
-The file: a header; the tables; then four rows with a column for each name: 64 bits of its hash,
-rising, 64 more that tell names of the same hash apart, and where its table begins and ends.
+File layout: a header; the tables; then four rows with one column per name: 64 bits of the name's
+hash (ascending), 64 more bits to resolve collisions, and start and end of its table.
 """
 
 import hashlib
@@ -25,22 +25,22 @@ from hpm_video.runtime.reading import open_regular
 
 _MAGIC = b"hpm-video index\n"
 _VERSION = 1
-_HEADER = struct.Struct("<16sQQQ")  # magic, version, number of names, where their rows begin
+_HEADER = struct.Struct("<16sQQQ")  # magic, version, number of names, offset of their rows
 _ROWS = 4
-_MOST_BYTES = 2**26  # of a table: of one that is cut off it is said that it is damaged
+_MOST_BYTES = 2**26  # largest table, in bytes; a larger one is reported as damaged
 
 
 def index_beside(manifest: str | Path) -> Path:
-    """Where the index of a list is."""
+    """The path of a list's index."""
     manifest = Path(manifest)
     return manifest.with_name(f"{manifest.name}.index")
 
 
 class FrameIndex:
-    """An index, mapped into memory: processes of one machine share what they have read of it.
+    """An index mapped into memory, so that processes on one machine share the pages they have read.
 
-    Raises FileNotFoundError: there is none; ValueError: it is damaged, of another version, or some
-    other file, in one line that says what to do.
+    Raises FileNotFoundError if it does not exist, or ValueError if it is damaged, of another
+    version, or not an index; the message says what to do.
     """
 
     def __init__(self, path: Path) -> None:
@@ -61,7 +61,7 @@ class FrameIndex:
         return len(self._hashes)
 
     def get(self, name: str) -> bytes | None:
-        """The table of a video (`FrameTable.to_bytes`), None where there is none."""
+        """The table of a video (`FrameTable.to_bytes`), or None if the index has none."""
         key, rest = _hashes(name)
         place = int(np.searchsorted(self._hashes, np.uint64(key)))
         if place == len(self) or (self._hashes[place], self._rests[place]) != (key, rest):
@@ -71,7 +71,7 @@ class FrameIndex:
 
 
 def check_is_index(path: Path) -> None:
-    """Raise ValueError where writing an index would replace some other file."""
+    """Raise ValueError if writing an index would overwrite a file that is not an index."""
     try:
         with open_regular(path) as file:
             if not file.read(_HEADER.size).startswith(_MAGIC):
@@ -83,7 +83,7 @@ def check_is_index(path: Path) -> None:
 
 
 def find_frame_index(manifest: Path) -> FrameIndex | None:
-    """The index beside a list, None without a usable one: see `index_fault`."""
+    """The index beside a list, or None if there is no usable one: see `index_fault`."""
     try:
         return FrameIndex(index_beside(manifest))
     except (ValueError, OSError):
@@ -91,7 +91,7 @@ def find_frame_index(manifest: Path) -> FrameIndex | None:
 
 
 def index_fault(manifest: Path) -> str | None:
-    """Why the index beside a list cannot be used; None where it can, or there is none."""
+    """Why the index beside a list cannot be used; None if it can be, or does not exist."""
     try:
         FrameIndex(index_beside(manifest))
     except FileNotFoundError:
@@ -102,7 +102,7 @@ def index_fault(manifest: Path) -> str | None:
 
 
 class FrameIndexWriter:
-    """Adds tables to an index that is being written; see `new_frame_index`."""
+    """Adds tables to a new index; see `new_frame_index`."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -112,7 +112,7 @@ class FrameIndexWriter:
         self._known: set[int] = set()
 
     def add(self, name: str, table: bytes) -> None:
-        """Add the table of a video, under its name as the list has it; a second one is left out."""
+        """Add the table of a video under its name in the list; ignored if the name has one."""
         key, rest = _hashes(name)
         if key in self._known:
             return
@@ -124,7 +124,7 @@ class FrameIndexWriter:
         self._place = end
 
     def finish(self) -> None:
-        """Write what is known only now: the names, in order, and the header."""
+        """Write the sorted names and the header, which are known only at the end."""
         rows = np.array(self._rows, dtype="<u8")
         padding = -self._place % 8
         self._file.write(bytes(padding))
@@ -135,9 +135,9 @@ class FrameIndexWriter:
 
 @contextmanager
 def new_frame_index(path: Path) -> Iterator[FrameIndexWriter]:
-    """An index to add tables to; it appears, at once, when all are there.
+    """A writer for an index, which appears under its name atomically once it is complete.
 
-    Raises ValueError: it cannot be written.
+    Raises ValueError if it cannot be written.
     """
     with whole_file(path) as temporary, open(temporary, "wb") as file:
         writer = FrameIndexWriter(file)
@@ -146,7 +146,7 @@ def new_frame_index(path: Path) -> Iterator[FrameIndexWriter]:
 
 
 def write_frame_index(path: Path, tables: Iterable[tuple[str, bytes]]) -> None:
-    """Write an index of (name as in the list, `FrameTable.to_bytes`)."""
+    """Write an index from pairs of (name in the list, `FrameTable.to_bytes`)."""
     with new_frame_index(path) as index:
         for name, table in tables:
             index.add(name, table)

@@ -1,4 +1,4 @@
-"""Several labels per video: in one cell with a separator, or in a column of 0 and 1 per class."""
+"""Several labels per video: in one cell with a separator, or in one 0/1 column per class."""
 
 import hashlib
 from array import array
@@ -21,11 +21,11 @@ _YES_NO = {"1": True, "1.0": True, "true": True, "0": False, "0.0": False, "fals
 
 @dataclass(frozen=True, eq=False)
 class LabelSets:
-    """The labels of every video, in two NumPy buffers: see `Manifest` for why."""
+    """The labels of every video, in two NumPy buffers: `Manifest` says why."""
 
-    labels: npt.NDArray[np.int64]  # of the first video in ascending order, of the second, ...
-    ends: npt.NDArray[np.int64]  # (number of videos,), where those of each video end
-    separator: str | None  # that stood between them, None where each class has a column
+    labels: npt.NDArray[np.int64]  # of all videos one after the other, ascending within each
+    ends: npt.NDArray[np.int64]  # (number of videos,): where the labels of each video end
+    separator: str | None  # between labels in a cell; None if each class has a column
 
     def of(self, index: int) -> npt.NDArray[np.int64]:
         """The labels of a video, in ascending order."""
@@ -33,11 +33,11 @@ class LabelSets:
 
     @property
     def counts(self) -> npt.NDArray[np.int64]:
-        """(number of videos,), of the labels of each."""
+        """The number of labels of each video, (number of videos,)."""
         return np.diff(self.ends, prepend=0)
 
     def targets(self, indices: npt.NDArray[np.int64], num_classes: int) -> npt.NDArray[np.float32]:
-        """(B, classes), 1 for the labels of each of these videos and 0 for others."""
+        """Targets (B, classes) for these videos: 1 for each of a video's labels, 0 elsewhere."""
         targets = np.zeros((len(indices), num_classes), dtype=np.float32)
         for row, index in enumerate(indices.tolist()):
             targets[row, self.of(index)] = 1
@@ -49,7 +49,7 @@ class LabelSets:
         digest.update(self.ends.tobytes())
 
     def in_words(self) -> str:
-        """How many labels videos have, as a line of a log."""
+        """How many labels videos have, as a log line."""
         return f"labels per video: {self.counts.mean():.2f}, at most {self.counts.max(initial=0)}"
 
     def notes(self) -> list[str]:
@@ -64,14 +64,14 @@ class LabelSets:
 
 
 class LabelCells:
-    """Takes the labels out of the rows of lists; `sets` then makes numbers of them."""
+    """Extracts the labels from rows of lists; `sets` then converts them to numbers."""
 
     def __init__(
         self, config: LabelsConfig, noted: Labels, faults: Faults, known: ClassNames | None
     ) -> None:
-        """``noted``: where the text of every label is noted. ``known``: the class names, if known.
+        """``noted``: where label texts are recorded. ``known``: the class names, if known.
 
-        Raises ValueError for a separator that stands in a class name.
+        Raises ValueError if a class name contains the separator.
         """
         for name in () if known is None else known.names:
             if config.separator is not None and config.separator in name:
@@ -81,17 +81,17 @@ class LabelCells:
                 )
         self._config, self._noted, self._faults = config, noted, faults
         self._codes, self._ends = array("q"), array("q")
-        self._columns: dict[str, str] = {}  # of the present list -> class
-        self.notes: list[str] = []  # lines to show
+        self._columns: dict[str, str] = {}  # column of the current list -> class
+        self.notes: list[str] = []  # lines to show the user
 
     def begin(self, file: Path, row: MutableMapping[str, str]) -> None:
-        """Find the columns of a list, from its first row."""
+        """Find the label columns of a list from its first row."""
         if not self._config.columns:
             return
         usable = [name for name in row if name and not is_ours(name)]
         self._columns = {}
         for asked in self._config.columns:
-            # Columns are read in lower case; a class is called as the setting calls it
+            # Column names are in lower case here; class names keep the case of the setting
             found = [name for name in usable if fnmatchcase(name, asked.lower())]
             called = {name: asked if name == asked.lower() else name for name in found}
             self._columns = called | self._columns
@@ -102,11 +102,11 @@ class LabelCells:
                 )
         if "label" in row:
             self.notes.append(f"{file}: the column label is not used, as labels.columns is set")
-        for name in self._columns.values():  # a class that no video of this list has, too
+        for name in self._columns.values():  # include classes without videos in this list
             self._noted.add("", name, str(file))
 
     def take(self, row: MutableMapping[str, str], where: str) -> None:
-        """Note the labels of a row; the columns that they were in are taken out of it."""
+        """Record the labels of a row and remove their columns from it."""
         codes = {self._noted.add("", label, where) for label in self._labels(row, where)}
         self._codes.extend(codes)
         self._ends.append(len(self._codes))
@@ -131,7 +131,7 @@ class LabelCells:
         is_label = numbers >= 0
         order = np.lexsort((numbers[is_label], rows[is_label]))
         rows, numbers = rows[is_label][order], numbers[is_label][order]
-        # Two spellings may be one class
+        # Two spellings may mean one class
         again = np.zeros(len(rows), dtype=bool)
         again[1:] = (np.diff(rows) == 0) & (np.diff(numbers) == 0)
         ends = np.searchsorted(rows[~again], np.arange(len(ends)), side="right")

@@ -1,8 +1,8 @@
-"""Lists of videos: reading every usual kind of list, and writing our own.
+"""Lists of videos: reads all common formats and writes our own.
 
-A `Manifest` keeps its rows in NumPy buffers, never as Python objects. Data-loading workers are
-forked, and merely looking at a Python object writes its reference count: a list of two million
-strings would slowly be copied, page by page, into every worker.
+A `Manifest` keeps its rows in NumPy buffers instead of Python objects. Data-loading workers are
+forked, and reading a Python object changes its reference count. With two million strings, every
+worker would slowly copy the whole list, page by page.
 """
 
 from __future__ import annotations
@@ -46,22 +46,22 @@ from hpm_video.data.video.source import locate
 from hpm_video.runtime.files import write_csv
 from hpm_video.runtime.workers import run_killable
 
-_NUM_ASKED = 8  # videos whose number of frames is asked for
-_MOST_ASKED_S = 10.0  # of one
-_MOST_READ = 2**26  # bytes of a file that is read for this
-_MOST_OF_A_FRAME = 2**22  # bytes, even of video that is not compressed
+_NUM_ASKED = 8  # videos whose number of frames is checked in their files
+_MOST_ASKED_S = 10.0  # per video
+_MOST_READ = 2**26  # bytes of a file read for this check
+_MOST_OF_A_FRAME = 2**22  # bytes, even for uncompressed video
 _UNLABELLED = (
     "must have labels, in a column label or, where classes have columns of 0 and 1, in those that "
     "labels.columns names: has none"
 )
-MAX_LABEL_GAP = 10  # unused labels in a row that may still be meant, where classes have no names
+MAX_LABEL_GAP = 10  # consecutive unused labels that are accepted without class names
 
 
 class Names:
-    """File names as bytes in one buffer, one after the other; any that are not UTF-8, too."""
+    """File names as bytes, concatenated in one buffer; they need not be UTF-8."""
 
     def __init__(self, data: bytearray, ends: array[int]) -> None:
-        """Take the bytes of all names, of one at least, and (int64) where each name ends."""
+        """``data``: the bytes of all names, at least one. ``ends``: int64 end offsets of names."""
         self._data = np.frombuffer(data, dtype=np.uint8)
         self._ends = np.frombuffer(ends, dtype=np.int64)
 
@@ -83,19 +83,20 @@ class Names:
 class Manifest:
     """An immutable list of videos with labels; made by `read_manifest`."""
 
-    names: tuple[Names, ...]  # a block per list
-    roots: tuple[str, ...]  # block k is relative to `roots[k]`
-    labels: npt.NDArray[np.int64]  # (number of videos,), -1 where a video has none
-    frame_counts: npt.NDArray[np.int64]  # (number of videos,), 0 where a list says nothing
-    classes: tuple[str, ...] | None  # names in the order of their labels, None where not known
-    largest_label_where: str  # the file and line in which the largest label first stands
-    num_repeated: int  # rows that name a video that an earlier one names
-    notes: tuple[str, ...] = ()  # lines to show, about what may not be meant
-    lists: tuple[Path, ...] = ()  # the files that were read, one for each block
-    # (number of videos, 2), where each begins and ends, NaN for a whole one; None: all are whole
+    names: tuple[Names, ...]  # one block per list
+    roots: tuple[str, ...]  # base folder of block k
+    labels: npt.NDArray[np.int64]  # (number of videos,), -1: no label
+    frame_counts: npt.NDArray[np.int64]  # (number of videos,), 0: unknown
+    classes: tuple[str, ...] | None  # in the order of their labels; None: unknown
+    largest_label_where: str  # file and line of the first occurrence of the largest label
+    num_repeated: int  # rows that repeat a video of an earlier row
+    notes: tuple[str, ...] = ()  # lines to show the user, about possible mistakes
+    lists: tuple[Path, ...] = ()  # the files that were read, one per block
+    # (number of videos, 2): start and end of each part, NaN for a whole video; None: all are whole
     bounds: npt.NDArray[np.float64] | None = None
-    in_frames: tuple[bool, ...] = ()  # whether those of block k are numbers of frames, not seconds
-    # Where videos may have several labels; `labels` are then all -1, so that none is taken for one
+    in_frames: tuple[bool, ...] = ()  # whether block k's are frame numbers, not seconds
+    # Set if videos may have several labels; `labels` are then all -1, so that none is used by
+    # mistake
     label_sets: LabelSets | None = None
 
     @cached_property
@@ -111,22 +112,21 @@ class Manifest:
         return block, index - (int(self._ends[block - 1]) if block else 0)
 
     def name(self, index: int) -> str:
-        """Return the path as written in the list; of a part, what it is called by that."""
+        """Return the path as written in the list; for a part, the name of the part."""
         block, row = self._locate(index)
         return self.names[block][row] + str(self.part(index) or "")
 
     def path(self, index: int) -> str:
-        """Return what to open: the file, or what its part is called."""
+        """Return the path to open: of the file, with the suffix of the part if it is one."""
         return self.file(index) + str(self.part(index) or "")
 
     def file(self, index: int) -> str:
-        """Return the path of the file: absolute, or joined to the root of the list it came from;
-        see `as_on_disk`."""
+        """Return the path of the file, joined to the root of its list; see `as_on_disk`."""
         block, row = self._locate(index)
         return as_on_disk(self.roots[block], self.names[block][row])
 
     def part(self, index: int) -> Part | None:
-        """Return which part of its file a video is, None where it is all of it."""
+        """Return which part of its file a video is, or None for a whole file."""
         if self.bounds is None or np.isnan(self.bounds[index, 0]):
             return None
         block, _ = self._locate(index)
@@ -134,16 +134,16 @@ class Manifest:
         return Part(start, end, in_frames=self.in_frames[block])
 
     def row(self, index: int) -> dict[str, object]:
-        """Return which video it is as columns of a list: the file and, if it is one, the part."""
+        """Return the list columns that identify a video: its file and, for a part, its range."""
         part = self.part(index)
         return {"path": self.file(index), **(part.columns if part else {})}
 
     def label(self, index: int) -> int:
-        """Return the class index, -1 where the video has none."""
+        """Return the class index, or -1 without a label."""
         return int(self.labels[index])
 
     def num_frames(self, index: int) -> int:
-        """Return the number of frames the list claims, 0 where it says nothing."""
+        """Return the number of frames according to the list, or 0 if unknown."""
         return int(self.frame_counts[index])
 
     @cached_property
@@ -151,14 +151,13 @@ class Manifest:
         return tuple(find_frame_index(file) for file in self.lists) or (None,) * len(self.names)
 
     def table(self, index: int) -> bytes | None:
-        """Return the table of frames of a video, as the index beside its list has it, or None."""
+        """Return the frame table of a video from the index beside its list, or None."""
         block, row = self._locate(index)
         beside = self._indices[block]
         return None if beside is None else beside.get(self.names[block][row])
 
     def digest(self) -> str:
-        """Return a SHA-256 of the videos, as named in the lists and in their order, labels and, if
-        there are any, parts."""
+        """Return a SHA-256 of videos (names and order as in the lists), labels and parts."""
         digest = hashlib.sha256()
         for names in self.names:
             names.update(digest)
@@ -173,25 +172,27 @@ class Manifest:
 
     @property
     def used_labels(self) -> npt.NDArray[np.int64]:
-        """Those that occur, in ascending order."""
+        """The distinct labels, in ascending order."""
         labels = self.labels if self.label_sets is None else self.label_sets.labels
         return np.unique(labels[labels >= 0])
 
     def targets(
         self, indices: npt.NDArray[np.int64], num_classes: int | None = None
     ) -> npt.NDArray[Any]:
-        """The labels (B,) int64 of these videos; where they may have several (B, classes) float32,
-        1 for each class that a video has. ``num_classes``: if not the list's own."""
+        """The labels of these videos: (B,) int64, or (B, classes) float32 if they may have several.
+
+        The latter has 1 for each class of a video. ``num_classes``: overrides the list's own.
+        """
         if self.label_sets is None:
             return self.labels[indices]
         return self.label_sets.targets(indices, num_classes or self.num_classes)
 
     @cached_property
     def num_classes(self) -> int:
-        """The number of class names, else the largest label + 1 (0 without any label).
+        """The number of class names, else the largest label + 1 (0 without labels).
 
-        Raises ValueError: without class names, more than `MAX_LABEL_GAP` labels in a row do not
-        occur: a stray number would silently make as many classes.
+        Raises ValueError if there are no class names and more than `MAX_LABEL_GAP` consecutive
+        labels are unused: a single mistyped number would silently add that many classes.
         """
         if self.classes is not None:
             return len(self.classes)
@@ -216,31 +217,35 @@ def read_manifest(
     max_damage: float = 1.0,
     several: LabelsConfig | None = None,
 ) -> Manifest:
-    """Read one list of videos, or several joined in the order given.
+    """Read one list of videos, or several, joined in the order given.
 
-    A list is our CSV (see `COLUMNS`; rows whose status is not empty, `ok` or `damaged` are left
-    out; those with ``start_s,end_s`` or ``start_frame,end_frame`` are parts of videos), or lines
-    `path`, `path label` or `path num_frames label`, separated by spaces, a comma or a tab, with or
-    without a header; or tars, see `read_shards`. Labels are integers (-1 or nothing: no label) or
-    class names.
+    These are the formats of a list:
 
-    Names become integers by `classes`, else by the `classes.txt` beside the list (one name a line),
-    else by their sorted order. That last order depends on which names occur, so give a validation
-    list the `classes` of its training list.
+    - our CSV (see `COLUMNS`). Rows whose status is not empty, `ok` or `damaged` are skipped;
+      rows with ``start_s,end_s`` or ``start_frame,end_frame`` are parts of videos.
+    - lines `path`, `path label` or `path num_frames label`, separated by spaces, a comma or a tab,
+      with or without a header.
+    - tars, see `read_shards`.
+
+    Labels are integers (-1 or empty: no label) or class names. Names are numbered by `classes`,
+    else by the `classes.txt` beside the list (one name per line), else in sorted order. Sorted
+    order depends on which names occur, so read a validation list with the `classes` of its training
+    list.
 
     Args:
-        paths: the list or lists; files or URLs.
-        root: folder, or its URL, where relative paths start; by default each list's own.
+        paths: the lists; files or URLs.
+        root: base folder or URL of relative paths; by default the folder of each list.
         classes: class names in the order of their labels.
-        labels: False ignores every label, as pre-training does: lists with different classes
-            can then be joined.
-        numbers_only: refuse class names of which nothing but their sorted order says the numbers:
-            for a list whose labels have to be those of another one that gives no names.
-        max_damage: leave out videos of status damaged of which a larger share of frames is.
-        several: how lists say that videos have several labels, if they may.
+        labels: False ignores all labels, as in pre-training; lists with different classes can then
+            be joined.
+        numbers_only: refuse class names that only their sorted order would number. Use it for a
+            list whose labels must match those of another list without class names.
+        max_damage: skip videos of status damaged with a larger share of damaged frames.
+        several: how lists give several labels per video, if they may.
 
-    Raises FileNotFoundError: a list does not exist; ValueError: a list is a folder or without
-    videos, a row is malformed, or a label is not among the classes; says which file and line.
+    Raises FileNotFoundError if a list does not exist, and ValueError if a list is a folder or has
+    no videos, a row is malformed, or a label is not among the classes; the message names file and
+    line.
     """
     given = [paths] if isinstance(paths, str | Path) else list(paths)
     if not given:
@@ -285,7 +290,7 @@ def _read_files(
     max_damage: float,
     several: LabelsConfig | None,
 ) -> Manifest:
-    """See `read_manifest`; list k is relative to ``roots[k]``."""
+    """See `read_manifest`; ``roots[k]`` is the base folder of list k."""
     beside = classes_beside(files) if labels else None
     given = ClassNames(tuple(classes), "the classes given") if labels and classes else None
     noted, faults = Labels(given or beside), Faults()
@@ -299,7 +304,7 @@ def _read_files(
     frame_counts, codes, hashes, bounds = array("q"), array("q"), array("q"), array("d")
     in_frames: list[bool] = []
     tars: set[str] = set()
-    urls: dict[str, str] = {}  # the first of each scheme
+    urls: dict[str, str] = {}  # scheme -> its first URL
     for file, start in zip(files, roots, strict=True):
         data, ends, columns = bytearray(), array("q"), None
         for where, row in read_videos(file, faults):
@@ -366,7 +371,7 @@ def _read_files(
     if cells is not None and sets is not None:
         notes += [*cells.notes, *sets.notes()]
     hashed = np.frombuffer(hashes, dtype=np.int64)
-    # Empty cells are as good as none: such a list is what it was before there were parts
+    # If all cells are empty, the list is the same as one without part columns
     has_parts = any(map(math.isfinite, bounds))
     return Manifest(
         tuple(names),
@@ -385,7 +390,7 @@ def _read_files(
 
 
 def _check_is_no_part(path: str, where: str, faults: Faults) -> None:
-    """Note a fault where a path in a list is the name of a part."""
+    """Record a fault if a path in a list is the name of a part."""
     try:
         is_part, rule = split_part(path)[1] is not None, "names a part: write path,start_s,end_s"
     except ValueError as error:
@@ -399,8 +404,7 @@ def _counted(words: Counter[str]) -> str:
 
 
 def damaged_share(row: Mapping[str, str], where: str, faults: Faults) -> float:
-    """The share of a video's frames that `hpm-video data check` found damaged; 1 where the list
-    does not say."""
+    """The share of damaged frames that `hpm-video data check` found; 1 if the list does not say."""
     damaged, frames = (row.get(name, "").strip() for name in ("damaged", "num_frames"))
     if damaged and not (damaged.isascii() and damaged.isdigit()):
         faults.add("damaged", where, f"damaged ({shown(damaged)}) must be an integer of at least 0")
@@ -420,7 +424,7 @@ def _damage_notes(num_damaged: int, num_left_out: int, most: float) -> list[str]
 
 
 def frame_count(row: Mapping[str, str], where: str, faults: Faults) -> int:
-    """The number of frames in a row of a list, 0 where it says nothing."""
+    """The number of frames in a row of a list, or 0 if unknown."""
     text = row.get("num_frames", "").strip() or "0"
     if text.isascii() and text.isdigit() and len(text) < 12:
         return int(text)
@@ -436,9 +440,9 @@ def check_counts(
     claims: npt.NDArray[np.int64],
     faults: Faults,
 ) -> None:
-    """Note a fault where a list's numbers of frames are far too small: they may be labels.
+    """Record a fault if a list's frame counts are far too small, as they are probably labels.
 
-    Asks those few files that are said to be the shortest, which shows labels for certain.
+    Checks only the few files with the smallest counts, as these give the clearest evidence.
     """
     known = np.flatnonzero(claims)
     shortest = known[np.argsort(claims[known], kind="stable")[:_NUM_ASKED]]
@@ -459,7 +463,7 @@ def check_counts(
 
 
 def _frames_of_all(paths: Sequence[str]) -> list[int | None]:
-    """`_frames_of` of each, in a process that may hang or crash."""
+    """`_frames_of` for each path, in a process that may hang or crash."""
     outcomes = run_killable(
         _frames_of, paths, num_workers=1, timeout_s=_MOST_ASKED_S, limits=READING
     )
@@ -468,7 +472,7 @@ def _frames_of_all(paths: Sequence[str]) -> list[int | None]:
 
 
 def _frames_of(path: str) -> int | None:
-    """How many frames a file has, at least; None where that is not to be known cheaply."""
+    """The least number of frames in a file; None if it cannot be determined cheaply."""
     from hpm_video.data.video.frames import VideoReadError, open_video  # noqa: PLC0415
 
     try:
@@ -480,8 +484,10 @@ def _frames_of(path: str) -> int | None:
 
 
 def require_labels(manifest: Manifest, *, name: str, lists: Sequence[str]) -> int:
-    """Return the number of classes; ValueError where the ``lists`` of the setting ``name`` have no
-    label at all, or what `Manifest.num_classes` raises."""
+    """Return the number of classes; ``name`` is the setting that names the ``lists``.
+
+    Raises ValueError if the lists have no labels, or as `Manifest.num_classes` does.
+    """
     if not (num_classes := manifest.num_classes):
         raise ValueError(f"{name} ({', '.join(lists)}) {_UNLABELLED}")
     sets = manifest.label_sets
@@ -494,7 +500,7 @@ def require_labels(manifest: Manifest, *, name: str, lists: Sequence[str]) -> in
 
 
 def label_notes(manifest: Manifest) -> list[str]:
-    """Lines about labels from which a model may not learn what is meant."""
+    """Lines about labels that are probably mistakes, such as one class only."""
     names = manifest.classes
     notes = [
         f"classes '{shown(one)}' and '{shown(other)}' differ only by case or blanks: give them one "
@@ -519,7 +525,7 @@ def label_notes(manifest: Manifest) -> list[str]:
 
 
 def _with_several_labels(manifest: Manifest) -> list[str]:
-    """Paths of videos that have rows with different labels."""
+    """Paths of videos that occur in rows with different labels."""
     if not manifest.num_repeated:
         return []
     paths = (os.path.normpath(manifest.path(index)) for index in range(len(manifest)))
@@ -533,10 +539,10 @@ def _with_several_labels(manifest: Manifest) -> list[str]:
 def check_labels(
     manifest: Manifest, num_classes: int, *, classes_of: str = "the model", place: str = ""
 ) -> None:
-    """Raise ValueError, naming the first video, when a label is not in [0, num_classes).
+    """Raise ValueError with the first video whose label is not in [0, num_classes).
 
-    So it does where no video has a label. ``classes_of`` and ``place``, such as " in --val", say in
-    the message what is compared.
+    Also raises it if no video has a label. ``classes_of`` and ``place`` (such as " in --val") say
+    in the message what is compared.
     """
     labels, sets = manifest.labels, manifest.label_sets
     videos = np.arange(len(labels))
@@ -561,7 +567,7 @@ def check_labels(
 
 
 def check_fits_model(manifest: Manifest, num_classes: int) -> None:
-    """Raise ValueError when labels, or the number of class names, are not those of a model."""
+    """Raise ValueError if labels, or the number of class names, do not match a model's classes."""
     check_labels(manifest, num_classes)
     if manifest.classes is not None and len(manifest.classes) != num_classes:
         raise ValueError(
@@ -573,12 +579,12 @@ def check_fits_model(manifest: Manifest, num_classes: int) -> None:
 def write_manifest(
     path: str | Path, rows: Iterable[Mapping[str, object]], *, columns: Sequence[str] = ("path",)
 ) -> None:
-    """Write our CSV of `rows`: `path` first, then the other `COLUMNS` that occur, then any others.
+    """Write `rows` as our CSV, atomically: `path`, the other `COLUMNS` in use, then others.
 
-    With `columns` these come first, in that order. The file appears at once or not at all. A value
-    of None counts as absent. Names that are not UTF-8 are written as the bytes they are.
+    `columns`, if given, come first, in that order. None values count as absent. Names that are not
+    UTF-8 are written as their original bytes.
 
-    Raises ValueError: the file cannot be written, or a path cannot be that of a file.
+    Raises ValueError if the file cannot be written, or a path is not a valid file name.
     """
     rows = list(rows)
     seen = dict.fromkeys(key for row in rows for key, value in row.items() if value is not None)

@@ -1,4 +1,4 @@
-"""Videos that are named one by one, as a list without labels."""
+"""Videos given one by one, as a list without labels."""
 
 import os
 from array import array
@@ -10,7 +10,7 @@ from hpm_video.data.lists.manifest import Manifest, Names
 
 
 def list_of_videos(paths: Sequence[str]) -> Manifest:
-    """The list of these paths, at least one, in their order; relative ones start where we are."""
+    """A list of these paths (at least one), in order; relative to the current folder."""
     data, ends = bytearray(), array("q")
     for path in paths:
         data += os.fsencode(path)

@@ -1,6 +1,6 @@
-"""Which videos of a list are those of another, whatever they are called: by path, link or copy.
+"""Finds videos that two lists share: by path, by link or by copied content.
 
-Two parts of one video are the same as far as they share some of its time.
+Two parts of one video count as shared if their times overlap.
 """
 
 import hashlib
@@ -17,22 +17,22 @@ import numpy.typing as npt
 from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.video.source import locate, open_bytes
 
-_SAMPLE = 16 * 1024  # bytes at either end of a file by which a copy is known
-_THREADS = 16  # file systems on a network answer many at once
+_SAMPLE = 16 * 1024  # bytes at either end of a file that identify a copy
+_THREADS = 16  # network file systems answer many requests at once
 _CHUNK = 500
-_File = tuple[int, int, int]  # what all links to a file share
+_File = tuple[int, int, int]  # identity that all links to a file share
 _Identity = tuple[str, _File, int]  # path, file, size
 
 
 @dataclass(frozen=True)
 class Overlap:
-    """How many of the videos of a list are in another, too."""
+    """How many videos of a list are also in another."""
 
-    num_named: int  # by the same path
-    num_linked: int  # the same file under another path
-    num_copied: int  # another file of the same content
-    num_videos: int  # in the list
-    num_looked_at: int  # of the other list's files, before the time was over
+    num_named: int  # same path
+    num_linked: int  # same file under another path
+    num_copied: int  # another file with the same content
+    num_videos: int  # videos in the list
+    num_looked_at: int  # files of the other list that were checked in time
     num_files: int
 
     @property
@@ -50,19 +50,19 @@ class Overlap:
 
 
 def find_shared(one: Manifest, other: Manifest, *, most_seconds: float = 30.0) -> Overlap:
-    """How many videos of ``other`` are in ``one`` too.
+    """How many videos of ``other`` are also in ``one``.
 
-    By their paths, by the file that these lead to, and by content: of files of equal size both ends
-    are compared. Parts count where they overlap, and where one has seconds, the other frames. Asks
-    the file system about each file once, and reads no file twice, for about ``most_seconds`` in
-    all; what is not there is left out.
+    Compares paths, then the files behind them, then content: both ends of files of equal size.
+    Parts count if they overlap; if one is in seconds and the other in frames, they count as
+    overlapping. Stats each file once, reads none twice, and takes about ``most_seconds`` in all.
+    Missing files are skipped.
     """
     wanted: dict[str, list[int]] = {}
     for index in range(len(other)):
         wanted.setdefault(os.path.normpath(other.file(index)), []).append(index)
     named = {path for path in _paths(one, range(len(one))) if path in wanted}
     has_parts = one.bounds is not None or other.bounds is not None
-    same = {path: {path} for path in named if has_parts}  # of other -> of one, where that counts
+    same = {path: {path} for path in named if has_parts}  # path in other -> paths in one
     linked: set[str] = set()
     copied: set[str] = set()
     num_looked_at = 0
@@ -70,7 +70,7 @@ def find_shared(one: Manifest, other: Manifest, *, most_seconds: float = 30.0) -
     with ThreadPoolExecutor(_THREADS) as pool:
         files: dict[_File, list[str]] = {}
         sizes: dict[int, list[str]] = {}
-        contents: dict[int, dict[bytes, list[str]]] = {}  # of the files of some sizes
+        contents: dict[int, dict[bytes, list[str]]] = {}  # size -> hash of both ends -> paths
         for path, file, size in _identities(pool, [path for path in wanted if path not in named]):
             files.setdefault(file, []).append(path)
             sizes.setdefault(size, []).append(path)
@@ -107,7 +107,7 @@ def find_shared(one: Manifest, other: Manifest, *, most_seconds: float = 30.0) -
 def _keep_overlapping(
     wanted: dict[str, list[int]], same: dict[str, set[str]], one: Manifest, other: Manifest
 ) -> None:
-    """Of the rows of ``other`` that are wanted, keep those that share time with one of ``one``."""
+    """Keep the wanted rows of ``other`` that overlap in time with one of ``one``."""
     rows: dict[str, list[int]] = {path: [] for path in set().union(*same.values())}
     for row, path in enumerate(_paths(one, range(len(one)))):
         if path in rows:
@@ -121,7 +121,7 @@ _Span = tuple[float, float, float]
 
 
 def _span(manifest: Manifest, row: int) -> _Span:
-    """Start, end, and 1 for frames, 0 for seconds; NaN for a whole video, which is both."""
+    """Start, end, and 1 for frames or 0 for seconds; NaN for a whole video, which matches both."""
     part = manifest.part(row)
     return (0, np.inf, np.nan) if part is None else (part.start, part.end, float(part.in_frames))
 
@@ -142,7 +142,7 @@ def _identities(pool: ThreadPoolExecutor, paths: list[str]) -> Iterator[_Identit
 
 
 def _identities_of(paths: list[str]) -> list[_Identity]:
-    """Identities of those files that are there and not empty."""
+    """Identities of the files that exist and are not empty."""
     found = []
     for path in paths:
         try:
@@ -155,7 +155,7 @@ def _identities_of(paths: list[str]) -> list[_Identity]:
 
 
 def _ends(path: str) -> bytes | None:
-    """A hash of a file's first and last bytes, None where it cannot be read."""
+    """A hash of a file's first and last bytes, or None if it cannot be read."""
     try:
         with open_bytes(path) as file:
             digest = hashlib.blake2b(file.read(_SAMPLE), digest_size=16)

@@ -1,5 +1,7 @@
-"""The columns by which rows of a list are parts of videos: ``start_s,end_s`` in seconds from a
-video's first frame, or ``start_frame,end_frame``. See `hpm_video.data.video.part`."""
+"""Columns that make the rows of a list parts of videos, see `hpm_video.data.video.part`.
+
+They are ``start_s,end_s``, in seconds from a video's first frame, or ``start_frame,end_frame``.
+"""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -8,12 +10,12 @@ from hpm_video.data.lists.faults import Faults
 from hpm_video.data.lists.rows import NUMBER, shown
 from hpm_video.data.video.part import FRAME_COLUMNS, SECOND_COLUMNS, Part
 
-_MOST = 1e9  # seconds, or frames: 30 years are a mistake
+_MOST = 1e9  # seconds or frames: larger values are mistakes
 _CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d*)?)", re.ASCII)
 
 
 def part_columns(header: Iterable[str], where: str, faults: Faults) -> tuple[str, ...]:
-    """The two columns of a list's header that say which part a row is; none for whole videos."""
+    """The two part columns in a list's header; empty if its rows are whole videos."""
     named = set(header)
     pairs = [pair for pair in (SECOND_COLUMNS, FRAME_COLUMNS) if named >= set(pair)]
     if len(pairs) > 1:
@@ -30,9 +32,9 @@ def part_of(
     *,
     called: Sequence[str] = (),
 ) -> Part | None:
-    """The part that a row is, by these `part_columns`; None for a whole video, or with a fault.
+    """The part in a row's `part_columns`; None for a whole video, or with a fault.
 
-    ``called``: the names of the two columns in the list, where they are others.
+    ``called``: the original names of the two columns in the list, if they differ.
     """
     texts = [row.get(name, "").strip() for name in columns]
     if not any(texts):
@@ -59,18 +61,18 @@ def part_of(
 
 
 def check_is_inside(part: Part, row: Mapping[str, str], where: str, faults: Faults) -> None:
-    """Note a fault where a part begins after its video ends, by what else the row says of that."""
+    """Record a fault if a part begins after its video ends, by the row's other columns."""
     name = "num_frames" if part.in_frames else "duration_s"
     text = row.get(name, "").strip()
     if not NUMBER.fullmatch(text) or row.get("status", "").strip() in ("ok", "damaged"):
-        return  # not known, or known better: see `hpm-video data check`
+        return  # unknown, or measured: see `hpm-video data check`
     if 0 < float(text) <= part.start:
         column, start = next(iter(part.columns.items()))
         faults.add("outside", where, f"{column} ({start}) must be below {name} ({text})")
 
 
 def seconds_of(text: str) -> float | None:
-    """A time as seconds, or as hours, minutes and seconds between colons; None for another text."""
+    """Convert a time (seconds, or hours:minutes:seconds) to seconds; None for other texts."""
     if NUMBER.fullmatch(text):
         return float(text)
     if (match := _CLOCK.fullmatch(text)) is None:

@@ -1,8 +1,8 @@
-"""Lists of videos as rows of text, whatever their separator, with or without a header.
+"""Lists of videos as rows of text, with any separator, with or without a header.
 
-Reading is strict: a text that is no list of videos must not become one, nor a separator or label
-that was not understood become part of a path. File names are bytes: those that are not UTF-8 are
-kept as Python keeps them in paths ("surrogateescape").
+Parsing is strict: other text must not pass as a list, and a separator or label that was not
+recognized must not become part of a path. File names are bytes: those that are not UTF-8 are
+decoded with "surrogateescape", as Python does for paths.
 """
 
 import codecs
@@ -23,14 +23,14 @@ from hpm_video.data.video.tar_listing import VIDEO_SUFFIX
 from hpm_video.runtime.files import printable
 from hpm_video.runtime.reading import open_regular
 
-# What a file of a list without header, or of a folder of videos, must end in to be taken for one
+# Endings of videos, in lists without header and in folders
 _SUFFIX = VIDEO_SUFFIX
-# In a list an image may stand, too: a still video
+# Lists may also contain images, as still videos
 _LISTED = rf"(?:{_SUFFIX}|{IMAGE_SUFFIX})"
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 INTEGER = re.compile(r"[+-]?\d+", re.ASCII)
 
-_JSON = re.compile(r"\s*[\[{]\s*([\[{\"]|$)")  # and not a name that begins with a bracket
+_JSON = re.compile(r"\s*[\[{]\s*([\[{\"]|$)")  # but not a name that begins with a bracket
 _SEPARATOR = re.compile(r"sep=.", re.IGNORECASE)
 _ALIASES = {
     **dict.fromkeys(("video", "video_path", "file", "filename", "filepath"), "path"),
@@ -38,16 +38,16 @@ _ALIASES = {
     **dict.fromkeys(("frames", "total_frames"), "num_frames"),
 }
 _LABEL_NUMBERS = ("label_id", "class_id", "label_index", "class_index", "label_idx", "class_idx")
-_AROUND = ' \t\r\n"\ufeff'  # a column's name; a byte order mark is before a list joined to others
+_AROUND = ' \t\r\n"\ufeff'  # around column names; lists joined by cat may have a BOM inside
 _COLUMN_NAMES = {"path", "label", "num_frames", *_ALIASES, *_LABEL_NUMBERS}
 _HEADERLESS = {1: ("path",), 2: ("path", "label"), 3: ("path", "num_frames", "label")}
-# The path may hold spaces: it ends where a video's name does. `a b.mp4 120 3` -> a b.mp4, 120, 3
+# The path may contain spaces: it ends with a video's ending. `a b.mp4 120 3` -> a b.mp4, 120, 3
 _SPACED = re.compile(rf"(.*{_LISTED})(?:(?:\s+(\d+))?\s+(\S+))?", re.IGNORECASE)
 _SPACED_QUOTED = re.compile(r'("(?:[^"]|"")+")(?:(?:\s+("?\d+"?))?\s+("[^"]*"|\S+))?')
-# A folder of frames, as lists of "rawframes" name them: only with both numbers behind it
+# A folder of frames, as in "rawframes" lists: only if both numbers follow
 _FOLDER = re.compile(r"((?:[^\s\"]*/)?[^\s\"./]+/?)\s+(\d+)\s+(\d+)", re.ASCII)
-_SMALL = 1 << 26  # bytes of a list whose lines may be as long as it is
-_LONGEST_LINE = 1 << 20  # csv.reader takes fields of 131,072 characters
+_SMALL = 1 << 26  # bytes; in smaller lists, lines may have any length
+_LONGEST_LINE = 1 << 20  # csv.reader accepts fields of up to 131,072 characters
 _VIDEO_NAME = re.compile(rf".+{_SUFFIX}", re.IGNORECASE | re.DOTALL)
 _NAMES_A_VIDEO = re.compile(rf"{_LISTED}(?![^\s,;\"'])", re.IGNORECASE)
 
@@ -55,20 +55,20 @@ _NAMES_A_VIDEO = re.compile(rf"{_LISTED}(?![^\s,;\"'])", re.IGNORECASE)
 def read_rows(
     path: str | Path, faults: Faults | None = None
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (line number, {column: text}) for every row of a list of any kind.
+    """Yield (line number, {column: text}) for every row of a list of any format.
 
-    Every row has a `path`; a list without header has at most `label` and `num_frames` besides, and
-    its paths end like a video's name. Empty lines are left out, and so are comments (lines that
-    begin with "# ", or with "#" and name no video) where there is no header above them. Rows are
-    neither filtered by status nor interpreted.
+    Every row has a `path`. A list without header has at most `label` and `num_frames` besides, and
+    its paths end like a video's name. Empty lines are skipped. So are comments if no header
+    precedes them: lines that begin with "# ", or with "#" and name no video. Rows are neither
+    filtered by status nor interpreted.
 
-    A column without a name is called "" if it is the first (the row numbers of pandas and R), and
-    is left out of rows where it is empty otherwise: Excel writes such ones.
+    A first column without a name is called "" (the row numbers of pandas and R). Other columns
+    without a name, as written by Excel, are dropped from rows in which they are empty.
 
-    Malformed rows are left out and noted in ``faults``. Without these a ValueError that names them
-    follows the last row.
+    Malformed rows are skipped and recorded in ``faults``. Without ``faults``, a ValueError after
+    the last row reports them.
 
-    Raises FileNotFoundError: the list does not exist; ValueError: it is no list.
+    Raises FileNotFoundError if the list does not exist, or ValueError if the file is not a list.
     """
     path = Path(path)
     noted = Faults() if faults is None else faults
@@ -115,10 +115,9 @@ def read_rows(
 def read_videos(
     path: str | Path, faults: Faults | None = None
 ) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield ("file:line", row) for every row of a list, those with a bad `status` too; or for every
-    video of tars, see `read_shards`.
+    """Yield ("file:line", row) for every row of a list, or for every video of tars (`read_shards`).
 
-    See `read_rows`, and raises what it does; paths that cannot be one are faults as well.
+    Includes rows with a bad `status`. Raises as `read_rows` does; invalid paths are faults too.
     """
     noted = Faults() if faults is None else faults
     is_empty = True
@@ -141,9 +140,10 @@ def read_videos(
 
 
 def open_text(path: str | Path) -> TextIO:
-    """Open a list: UTF-8, or UTF-16 where it says so. Line ends as they are: names may hold any.
+    """Open a list as UTF-8, or UTF-16 if it has that byte order mark.
 
-    Raises OSError, or ValueError where it is no regular file.
+    Line ends are not translated, as names may contain any. Raises OSError, or ValueError if it is
+    not a regular file.
     """
     file = open_regular(path)
     if file.peek(2)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
@@ -152,7 +152,7 @@ def open_text(path: str | Path) -> TextIO:
 
 
 def _bounded(path: Path, file: TextIO) -> Iterator[str]:
-    """The lines of a list, which must not take all memory where a file has no line ends."""
+    """The lines of a list, with limited length: a file without line ends must not fill memory."""
     for number in itertools.count(1):
         line = file.readline(_LONGEST_LINE + 1)
         if len(line) > _LONGEST_LINE:
@@ -165,40 +165,40 @@ def _bounded(path: Path, file: TextIO) -> Iterator[str]:
 
 
 def is_video_name(name: str) -> bool:
-    """Whether a file is named like a video."""
+    """Whether a file name has a video ending."""
     return _VIDEO_NAME.fullmatch(os.path.basename(name)) is not None
 
 
 def _is_listed(name: str) -> bool:
-    """Whether a name may stand in a list without a header, where columns are not named."""
+    """Whether a name can appear in a list without header, where only endings identify paths."""
     return is_video_name(name) or is_image_name(name)
 
 
 def shown(text: str) -> str:
-    """A text from a file as part of a message: on one line, and not too long."""
+    """A text from a file for a message: on one line and shortened."""
     text = printable(text)
     return text if len(text) <= 160 else f"{text[:157]}..."
 
 
 def first_few(names: Sequence[str], most: int) -> str:
-    """So many of the names as part of a message."""
+    """The first ``most`` of the names, for a message."""
     return ", ".join(map(shown, names[:most])) + (", ..." if len(names) > most else "")
 
 
 def _is_comment(line: str) -> bool:
-    if _SEPARATOR.fullmatch(line.strip()):  # what Excel is told by, which the rows tell as well
+    if _SEPARATOR.fullmatch(line.strip()):  # a hint for Excel, which the rows do not need
         return True
-    # File names may begin with #, too
+    # File names may begin with # too
     text = line.strip()
     return text[:1] == "#" and (text[1:2] in ("", " ") or not _NAMES_A_VIDEO.search(text))
 
 
 def _detect(where: str, first: str) -> tuple[str, list[str] | None]:
-    """Tell from a list's first line its separator and, where it is one, the header's columns."""
+    """Detect a list's separator and, if its first line is a header, the columns."""
     for delimiter in ("\t", ",", ";"):
         fields = _fields(first, delimiter)
         header = _column_names(fields)
-        # A header of one column is a CSV's: paths below may be quoted
+        # A header of one column means CSV: paths below may be quoted
         if "path" in header and (len(header) > 1 or delimiter == ","):
             for column, count in Counter(filter(None, header)).items():
                 if count > 1:
@@ -210,25 +210,25 @@ def _detect(where: str, first: str) -> tuple[str, list[str] | None]:
                 f"{where}: the header ({shown(first)}) must have a column path"
                 f"{kinetics if 'youtube_id' in header else ''}"
             )
-        # A path may hold a comma itself: what precedes the first one must be a video's name, and
-        # what follows the last one must not
+        # A path may contain commas: the text before the first one must be a video's name, and the
+        # text after the last one must not
         is_row = len(fields) > 1 and _is_listed(fields[0].strip())
         if is_row and not _is_listed(fields[-1].strip()):
             return delimiter, None
     header = _column_names(first.split())
-    # A path with spaces may hold such words too: only a line made of nothing else is a header
+    # A path with spaces may contain such words too: a header consists of nothing else
     return " ", header if tuple(header) in _HEADERLESS.values() else None
 
 
 def _fields(line: str, delimiter: str) -> list[str]:
     try:
         return next(csv.reader([_tidy_quotes(line, delimiter)], delimiter=delimiter), [])
-    except csv.Error:  # longer than any row is
+    except csv.Error:  # longer than any row
         return []
 
 
 def _column_names(fields: list[str]) -> list[str]:
-    """Return the fields as names of columns, common aliases resolved, "" where they have none."""
+    """Return the fields as column names, with common aliases resolved; "" for unnamed columns."""
     columns = [field.strip(_AROUND).lower() for field in fields]
     given = set(columns)
     named = [_ALIASES.get(c, c) if _ALIASES.get(c) not in given else c for c in columns]
@@ -240,9 +240,9 @@ def _column_names(fields: list[str]) -> list[str]:
 def _split_lines(
     path: Path, start: int, lines: Iterable[str], delimiter: str, faults: Faults
 ) -> Iterator[tuple[int, list[str]]]:
-    """Yield (line number, fields) of every row; ``lines`` begin at number ``start``."""
+    """Yield (line number, fields) of every row; ``lines`` begin at line number ``start``."""
     if delimiter == " ":
-        why = ""  # of the first line that is no row; the others are only counted
+        why = ""  # for the first malformed line; the others are only counted
         for number, line in enumerate(map(str.strip, lines), start):
             match = _SPACED.fullmatch(line) or _SPACED_QUOTED.fullmatch(line)
             if match := match or _FOLDER.fullmatch(line):
@@ -263,22 +263,21 @@ def _split_lines(
 
 
 def _tidy_quotes(line: str, delimiter: str) -> str:
-    """Drop blanks between a separator and a quote, which would make the quote part of the field.
+    """Remove blanks between a separator and a quote, which would make the quote part of the field.
 
-    Inside a field that is quoted already, a quote is doubled or ends it: none is followed by
-    anything else.
+    Inside a quoted field this changes nothing: a quote there is either doubled or ends the field.
     """
     return re.sub(rf'(^|{delimiter}) +(?="[^"\r\n{delimiter}])', r"\1", line)
 
 
 def _bare(field: str) -> str:
-    """A field without the quotes around it, as pandas and the csv module write some."""
+    """A field without the surrounding quotes that pandas and the csv module may write."""
     is_quoted = len(field) > 1 and field[0] == field[-1] == '"'
     return field[1:-1].replace('""', '"') if is_quoted else field
 
 
 def _no_row(line: str, folder: Path) -> str:
-    """What to say of a line that is no row of a list whose columns are separated by spaces."""
+    """The message for a malformed line of a list whose columns are separated by spaces."""
     first, *rest = line.split()
     if os.path.isdir(os.path.join(folder, first)):
         return (
@@ -306,7 +305,7 @@ def _rows_below_header(
     for number, fields in lines:
         if width > 1 and "".join(fields[place : place + 1]).strip(_AROUND).lower() in _COLUMN_NAMES:
             again = _column_names(fields)
-            if again == header:  # of a list that was joined to the first by cat
+            if again == header:  # of another list, appended by cat
                 continue
             if "path" in again and _COLUMN_NAMES.issuperset(again):
                 rule = "must have the columns of the first: give joined lists one by one"
@@ -330,8 +329,8 @@ def _headerless_rows(
     *,
     may_be_folders: bool,
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Rows of a list without header. Those that cannot be meant, or differ in width, are faults."""
-    width = 0  # of all rows, as the first has it; what is empty in that beyond two is no column
+    """Rows of a list without header. Rows of implausible content or of another width are faults."""
+    width = 0  # width of all rows, from the first; empty fields beyond two are not columns
     for number, fields in lines:
         where = f"{path}:{number}"
         if not width:
@@ -363,5 +362,5 @@ def _headerless_rows(
 
 
 def is_no_label(text: str) -> bool:
-    """Whether a text is a number that cannot be meant as a class, such as 1.5."""
+    """Whether a text is a number that cannot be a class, such as 1.5."""
     return NUMBER.fullmatch(text) is not None and INTEGER.fullmatch(text) is None

@@ -1,7 +1,7 @@
-"""Tars of videos (WebDataset's shards) as lists: ``train-0000.tar``, ``train-{0000..0123}.tar``,
-``s3://bucket/train-{0000..0123}.tar``.
+"""Tars of videos (WebDataset shards) as lists.
 
-A row is a video, called ``train-0000.tar/KEY.mp4``; its label is what ``KEY.cls`` says.
+Examples: ``train-0000.tar``, ``train-{0000..0123}.tar``, ``s3://bucket/train-{0000..0123}.tar``. A
+row is a video named ``train-0000.tar/KEY.mp4``; its label is the content of ``KEY.cls``.
 """
 
 import itertools
@@ -29,19 +29,21 @@ _SHARDS = re.compile(
 _BRACES = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _LABEL = re.compile(r"cls|txt|json\..+")
-_MOST = 10**6  # tars of one pattern
-_MOST_WORKERS = 8  # that find what is in tars
-_MOST_S = 600.0  # for one tar
+_MOST = 10**6  # tars per pattern
+_MOST_WORKERS = 8  # processes that list tars
+_MOST_S = 600.0  # per tar
 
 
 def is_shards(path: str | Path) -> bool:
-    """Whether what is given as a list is a tar, or a pattern of several."""
+    """Whether a list's path is a tar, or a pattern for several."""
     return _SHARDS.fullmatch(without_query(os.fspath(path))) is not None
 
 
 def list_root(path: str | Path, root: str | Path | None) -> str:
-    """The absolute folder, or its URL, where relative paths of a list start: ``root``, else the
-    list's own. For tars it is always their own."""
+    """The absolute folder or URL of a list's relative paths: ``root``, else the folder of the list.
+
+    For tars it is always their own folder.
+    """
     if is_shards(path):
         first = str(path).split("{")[0]
         return folder_of(first) if is_url(path) else os.path.abspath(os.path.dirname(first))
@@ -52,7 +54,7 @@ def list_root(path: str | Path, root: str | Path | None) -> str:
 
 
 def list_exists(path: str | Path) -> bool:
-    """Whether a list, or the first tar of a pattern, is there; of a URL that is seen later."""
+    """Whether a list, or the first tar of a pattern, exists; always true for URLs."""
     if is_url(path):
         return True
     return (
@@ -61,16 +63,16 @@ def list_exists(path: str | Path) -> bool:
 
 
 def list_stem(path: str | Path) -> str:
-    """The name of a list without its ending, and without the numbers of a pattern of tars."""
+    """The name of a list without its ending, and without the numbers of a tar pattern."""
     stem = Path(path).stem
     return (_BRACES.sub("", stem).strip("-_. ") or "shards") if is_shards(path) else stem
 
 
 def find_shards(path: str | Path) -> list[str]:
-    """The tars that a tar or a pattern names, in their order.
+    """The tars that a path or pattern names, in order.
 
-    Raises ValueError: the pattern is none; FileNotFoundError: not all tars are there, which of URLs
-    `read_shards` finds out.
+    Raises ValueError if the pattern is invalid, or FileNotFoundError if a tar is missing; for URLs,
+    `read_shards` finds that out.
     """
     path = os.fspath(path)
     if os.path.exists(path):
@@ -94,7 +96,7 @@ def _check_none_missing(path: str, tars: list[str], missing: list[str]) -> None:
 
 
 def _expanded(pattern: str) -> Iterator[str]:
-    """What a shell makes of {a,b} and {000..123}."""
+    """The shell's brace expansion of {a,b} and {000..123}."""
     match = _BRACES.search(pattern)
     if match is None:
         yield pattern
@@ -117,10 +119,10 @@ def read_shards(
 ) -> Iterator[tuple[str, dict[str, str]]]:
     """Yield ("tar:number", row) for every video of the tars.
 
-    Finds what is in those that have no index yet, and writes one for each. ``label``: what has
-    labels, see `list_tar`.
+    Lists tars that have no index yet and writes an index for each. ``label``: source of the labels,
+    see `list_tar`.
 
-    Raises as `find_shards` does; ValueError where no index can be written.
+    Raises as `find_shards` does, or ValueError if an index cannot be written.
     """
     tars, root = find_shards(path), list_root(path, None)
     if is_url(path):
@@ -133,7 +135,7 @@ def read_shards(
     told = {} if label == CLASS else dict(_listed(tars, label, faults))
     for tar in tars:
         if (index := _index_of(tar)) is None:
-            if not faults.has("shards"):  # it is of one of these
+            if not faults.has("shards"):  # a fault explains the missing index
                 raise ValueError(f"{tar} has changed, or its index was deleted: run again")
             continue
         if label == CLASS:
@@ -149,7 +151,7 @@ def read_shards(
 
 
 def shard_rows(path: str) -> Iterator[dict[str, str]]:
-    """The rows of `read_shards`, which raises at once, here for faults, too."""
+    """The rows of `read_shards`; faults raise at once, too."""
     faults = Faults()
     rows = (row for _, row in read_shards(path, faults))
     first = list(itertools.islice(rows, 1))
@@ -158,7 +160,7 @@ def shard_rows(path: str) -> Iterator[dict[str, str]]:
 
 
 def index_tars(tars: Iterable[str], faults: Faults) -> None:
-    """Write the index of every tar that has none; a tar that cannot be used is a fault."""
+    """Write the index of every tar that has none; unusable tars are faults."""
     new = [tar for tar in tars if _index_of(tar) is None]
     _fetch_indices(list(filter(is_url, new)), faults)
     for tar, listing in _listed(list(itertools.filterfalse(is_url, new)), CLASS, faults):
@@ -166,13 +168,15 @@ def index_tars(tars: Iterable[str], faults: Faults) -> None:
 
 
 def _index_of(tar: str) -> TarIndex | None:
-    """The index that is kept of a tar; of a URL it is in the cache, and is of an earlier time."""
+    """The stored index of a tar; for a URL the cached one, which may be outdated."""
     return cached_index(tar) if is_url(tar) else kept_index(tar)
 
 
 def _fetch_indices(tars: list[str], faults: Faults) -> list[str]:
-    """Bring the indices of tars of URLs into the cache. Returns which tars are not there; those
-    that cannot be used are faults."""
+    """Fetch the indices of tars at URLs into the cache.
+
+    Returns the missing tars; unusable ones are faults.
+    """
     if not tars:
         return []
     missing = set()
@@ -191,7 +195,7 @@ def _fetch_indices(tars: list[str], faults: Faults) -> list[str]:
 
 
 def shard_note(path: str | Path) -> str | None:
-    """What a user may not know of the tars of a list."""
+    """What users may not know about the tars of a list."""
     if not is_shards(path):
         return None
     indices = (_index_of(tar) for tar in find_shards(path))
@@ -200,13 +204,13 @@ def shard_note(path: str | Path) -> str | None:
 
 
 def tar_of(name: str) -> str | None:
-    """The path of the tar in the path of what may be a member of one."""
+    """The tar in the path of a possible member of one."""
     match = IN_TAR.search(name)
     return None if match is None else name[: match.end() - 1]
 
 
 def _listed(tars: list[str], label: str, faults: Faults) -> Iterator[tuple[str, Listing]]:
-    """What is in tars, as it is found; a tar of which nothing can be told is a fault."""
+    """The contents of each tar, as they become known; a tar that cannot be listed is a fault."""
     if not _LABEL.fullmatch(label):
         raise ValueError(f"label ({label}) must be cls, txt or json.FIELD, a field of KEY.json")
     workers = min(_MOST_WORKERS, os.cpu_count() or 1, len(tars))

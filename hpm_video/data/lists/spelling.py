@@ -1,7 +1,7 @@
-"""One name, spelled in several ways: labels, and paths of lists that other machines wrote.
+"""Different spellings of one name: in labels, and in paths of lists from other machines.
 
 macOS writes é as two characters (NFD), other systems as one (NFC). Windows separates folders by
-backslashes. Older programs write the bytes of Windows-1252.
+backslashes. Older programs write Windows-1252.
 """
 
 import os
@@ -12,17 +12,17 @@ from hpm_video.data.remote.urls import is_url, joined
 
 
 def same_name(text: str) -> str:
-    """What is equal for two spellings of one name: in NFC, and text where it was other bytes."""
+    """A key that is equal for all spellings of a name: in NFC, and decoded if not UTF-8."""
     if text.isascii():
         return text
     return normalize("NFC", as_text(text))
 
 
 def as_on_disk(folder: str, name: str) -> str:
-    """The path of a list's ``name`` below ``folder``, spelled as the file that is there.
+    """The path of a list's ``name`` below ``folder``, spelled like the existing file.
 
-    As written where such a file exists, or none of any spelling does. Asks the file system only
-    about names that have more than one spelling.
+    As written if such a file exists, or if none exists in any spelling. Accesses the file system
+    only for names that have more than one spelling.
     """
     path = joined(folder, name)
     is_plain = is_url(path) or (name.isascii() and "\\" not in name and name == name.strip())
@@ -33,7 +33,7 @@ def as_on_disk(folder: str, name: str) -> str:
 
 
 def as_text(text: str) -> str:
-    """The text itself, or what bytes that are not UTF-8 are in Windows-1252 (else in Latin-1)."""
+    """The text; bytes that are not UTF-8 are decoded as Windows-1252, else as Latin-1."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -46,17 +46,17 @@ def as_text(text: str) -> str:
 
 
 def _spellings(name: str) -> Iterator[str]:
-    """Other spellings of a path, the likelier first; forms of Unicode are left to `_found`."""
+    """Other spellings of a path, most likely first; `_found` handles Unicode normalization."""
     yield name
     yield name.strip()
-    yield name.strip("\ufeff")  # before the first row of a list that was joined to another
+    yield name.strip("\ufeff")  # BOM of a list that was appended to another
     slashed = name.strip().replace("\\", "/")
     yield slashed
     yield as_text(slashed)
 
 
 def _found(folder: str, name: str) -> str | None:
-    """The path of a name below a folder, each part of it in either form of Unicode, if there."""
+    """The existing path of a name below a folder, in any mix of Unicode normalizations."""
     path = "/" if name.startswith("/") else folder
     for part in name.split("/"):
         forms = dict.fromkeys((part, normalize("NFC", part), normalize("NFD", part)))

@@ -1,4 +1,4 @@
-"""The record of videos that could not be read: each named once, all bounded."""
+"""The record of unreadable videos: each is reported once, and their number is limited."""
 
 import csv
 from collections.abc import Iterable, Sequence
@@ -15,11 +15,11 @@ class UnreadableDataError(RuntimeError):
 
     def __init__(self, message: str, bad: Sequence[tuple[int, str]] = ()) -> None:
         super().__init__(message)
-        self.bad = tuple(bad)  # (manifest index, reason) of those found since the last batch
+        self.bad = tuple(bad)  # (manifest index, reason) since the last batch
 
 
 def none_readable(bad: Sequence[tuple[str, str]]) -> UnreadableDataError:
-    """The error of a list of which nothing can be read, given (path, reason) of all its videos."""
+    """The error for a list without any readable video; ``bad``: (path, reason) of all of them."""
     path, reason = bad[0]
     return UnreadableDataError(f"none of {len(bad)} videos can be read, e.g. {path}: {reason}")
 
@@ -37,10 +37,10 @@ def _rows(file: Path, lines: Iterable[str]) -> list[dict[str, str]]:
 
 
 class BadVideos:
-    """Collects unreadable videos of a run and keeps them in bad_videos.csv of its folder.
+    """Collects unreadable videos of a run and stores them in bad_videos.csv in its folder.
 
-    A run that continues reads the file first, so that nothing is named twice. It forgets files that
-    were missing then: where the data lie may have been mended, and to find out anew costs little.
+    A resumed run reads the file first, so that no video is reported twice. It forgets videos that
+    were missing: the data may have been restored, and checking again costs little.
     """
 
     def __init__(self, folder: Path, manifest: Manifest, *, max_fraction: float) -> None:
@@ -48,7 +48,7 @@ class BadVideos:
         self._manifest = manifest
         self._max_fraction = max_fraction
         self._known: dict[str, str] = {}  # path -> reason
-        self._is_stale = False  # whether the file has rows that are no longer known
+        self._is_stale = False  # whether the file has rows that were forgotten
         self._fresh: list[tuple[int, str]] = []
         if file.is_file():
             with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
@@ -61,22 +61,22 @@ class BadVideos:
 
     @property
     def given_up(self) -> dict[str, str]:
-        """Path -> reason of the videos that are not to be tried again."""
+        """Path -> reason of the videos that must not be tried again."""
         return {p: reason for p, reason in self._known.items() if reason.startswith(GIVEN_UP)}
 
     def note(self, bad: Iterable[tuple[int, str]]) -> None:
-        """Remember (manifest index, reason) pairs that came with a batch."""
+        """Record (manifest index, reason) pairs that came with a batch."""
         self._fresh += bad
 
     def take_fresh(self) -> list[tuple[int, str]]:
-        """What was noted since the last call."""
+        """The pairs recorded since the last call."""
         fresh, self._fresh = self._fresh, []
         return fresh
 
     def report(self, bad: Iterable[tuple[int, str]], *, write: bool) -> list[str]:
-        """Add the pairs of all processes, write the new ones, return a line for each of those.
+        """Add the pairs of all ranks, write the new ones, and return a line for each of these.
 
-        Raises UnreadableDataError when the known ones exceed the allowed share.
+        Raises UnreadableDataError if the number of bad videos exceeds the allowed share.
         """
         new = self.keep(bad, write=write)
         share = len(self._known) / len(self._manifest)
@@ -89,7 +89,7 @@ class BadVideos:
         return [f"unreadable video, replaced by another: {p}: {why}" for p, why in new.items()]
 
     def keep(self, bad: Iterable[tuple[int, str]], *, write: bool) -> dict[str, str]:
-        """Add pairs to what is known and write the file; returns the new ones, path -> reason."""
+        """Add pairs to the record and write the file; returns the new ones, path -> reason."""
         found = {self._manifest.path(index): reason for index, reason in bad}
         new = {path: reason for path, reason in found.items() if path not in self._known}
         self._known |= new

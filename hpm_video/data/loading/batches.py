@@ -1,13 +1,13 @@
 """Batches of videos, read by processes that may hang or crash without harm.
 
-One thread of this process hands requests, in exact order, to the worker that is free next, and
-takes finished batches, in exact order again, out of memory that it shares with the workers:
+One thread of this process hands requests, in order, to the next free worker. It takes finished
+batches, again in order, out of memory that it shares with the workers:
 
     requests -> workers -> shared memory (rows of open batches) -> the same rows, as a tensor
 
-So what a batch holds depends neither on the number of workers nor on how long each of them takes.
-Memory is read into again once nothing refers to the tensor. Where a caller keeps more batches than
-there is memory for, they are copied.
+So the content of a batch depends neither on the number of workers nor on their speed. Memory is
+reused once nothing refers to the tensor. If a caller keeps more batches than the memory holds,
+further ones are copied.
 """
 
 import itertools
@@ -49,23 +49,23 @@ Value = TypeVar("Value")
 
 
 class ReadBatch(NamedTuple):
-    """A batch on the host, what came of its items and, on the way to a GPU, its copy there."""
+    """A batch on the host, the results of its items and, if a GPU needs it, its copy there."""
 
     rows: torch.Tensor
     readings: list[Reading]
     copied: Copied | None = None
 
 
-# Reasons that begin so are of videos that are not tried again as long as the run knows them:
-# each attempt would cost the whole time limit.
+# Prefix of reasons for which a run does not try a video again: each attempt would cost the whole
+# time limit.
 GIVEN_UP = "given up: "
 
-_FINISHED_BATCHES = 2  # so many wait to be taken
-# Batches that callers may hold without a copy: those that wait, the one that is worked on, the next
-# one and, until its copy to a GPU is known to be done, the one before
+_FINISHED_BATCHES = 2  # batches that wait to be taken
+# Batches that callers may hold without a copy: those that wait, the current one, the next one and,
+# until its copy to a GPU is known to be done, the previous one
 _LENT_BATCHES = _FINISHED_BATCHES + 3
-_OPEN_ROWS_PER_WORKER = 8  # beyond the oldest open batch: for videos that take longer than others
-_QUEUED_PER_WORKER = 2  # one is read, the next one is there when it is done
+_OPEN_ROWS_PER_WORKER = 8  # beyond the oldest open batch, so that slow videos do not block
+_QUEUED_PER_WORKER = 2  # one being read and the next one ready
 
 
 def read_batches(
@@ -77,18 +77,18 @@ def read_batches(
     device: torch.device | None = None,
     given_up: Mapping[str, str] | None = None,
 ) -> Iterator[ReadBatch]:
-    """Yield (B, *shape of an item) uint8, and what came of each item, for every batch of B keys.
+    """Yield a `ReadBatch` per batch of B keys: rows (B, *item shape) uint8, and readings.
 
-    Rows of which nothing could be read are zeros. With `num_workers` 0 the calling process reads,
-    and nothing can be abandoned.
+    Rows of items that could not be read are zeros. With `num_workers` 0 the calling process reads,
+    without protection against hangs and crashes.
 
     Args:
-        dataset: of the items.
-        keys: of the items, batch by batch; taken as they are needed, some batches in advance.
-        num_workers: processes that read.
-        timeout_s: seconds after which a video counts as unreadable, None: never.
-        device: where batches will be needed. To a GPU they are copied already, one batch ahead
-            where that has been read by then.
+        dataset: the data set that the keys belong to.
+        keys: keys of the items, batch by batch; taken as needed, some batches in advance.
+        num_workers: number of reading processes.
+        timeout_s: seconds after which a video counts as unreadable; None: never.
+        device: where batches are needed. Copies to a GPU start one batch ahead if that batch has
+            been read by then.
         given_up: path -> reason of videos not to try, see `GIVEN_UP`.
     """
     copier = copier_to(device)
@@ -106,16 +106,16 @@ def read_batches(
     dispatcher = _Dispatcher(
         dataset, iter(keys), num_workers, timeout_s, index, dict(given_up or {}), finished, ours
     )
-    # A daemon, as nothing may keep a process from leaving
+    # A daemon, so that it never keeps the process from exiting
     thread = threading.Thread(target=dispatcher.run, name="batches", daemon=True)
     thread.start()
 
     def take() -> Any:
-        """What is finished next: a batch, whose copy then begins, or None or an error."""
+        """The next batch, with its copy to the GPU started; None at the end, or an error."""
         found = finished.get()
         if not isinstance(found, tuple):
             return found
-        theirs.send_bytes(b"1")  # makes room for another
+        theirs.send_bytes(b"1")  # makes room for another batch
         rows, readings = found
         return ReadBatch(rows, readings, None if copier is None else copier.start(rows))
 
@@ -127,18 +127,18 @@ def read_batches(
             if copier is not None and not finished.empty():
                 ahead.append(take())
             yield batch
-            del batch  # its memory is for others, unless the caller keeps it
+            del batch  # its memory can be reused, unless the caller keeps it
     finally:
-        theirs.close()  # tells the thread to end
+        theirs.close()  # tells the thread to stop
         thread.join()
 
 
 def read_guarded(
     read: Callable[[str], Value], path: str, *, num_workers: int, timeout_s: float | None
 ) -> Value:
-    """Return `read(path)`, called in a process of its own, unless `num_workers` is 0.
+    """Return `read(path)`, called in a separate process unless `num_workers` is 0.
 
-    Raises VideoReadError where `read` raises anything, or hangs or crashes.
+    Raises VideoReadError if `read` raises anything, hangs or crashes.
     """
     with fetched(path) as local:
         if num_workers == 0:
@@ -152,7 +152,7 @@ def read_guarded(
 
 
 def readers_in_words(num_workers: int) -> str:
-    """What those that read videos may do, for a log."""
+    """The limits of the reading processes, for a log."""
     if num_workers == 0:
         return "this process itself, without limits (data.num_workers=0)"
     return describe(READING, is_offline=fork_server().is_offline())
@@ -165,7 +165,7 @@ def _read_safely(read: Callable[[str], Value], path: str) -> Value:
 
 @dataclass
 class _Batch:
-    """A batch some of whose rows are still to be read."""
+    """A batch with rows still to be read."""
 
     slot: int
     readings: list[Reading | None]
@@ -173,7 +173,7 @@ class _Batch:
 
 @dataclass
 class _Row:
-    """An item on its way."""
+    """An item being read."""
 
     batch: _Batch
     place: int
@@ -181,11 +181,11 @@ class _Row:
     request: Request
     bad: list[tuple[int, str]] = field(default_factory=list)
     has_lost_worker: bool = False
-    held: Held | None = None  # the file of a URL
-    part: str = ""  # what the name of the video has behind the URL
+    held: Held | None = None  # cached file of a URL
+    part: str = ""  # suffix of the part after the URL
 
     def let_go(self) -> None:
-        """Of the file."""
+        """Release the cached file."""
         if self.held is not None:
             self.held.close()
         self.held = None
@@ -193,27 +193,27 @@ class _Row:
 
 @dataclass
 class _Dispatcher:
-    """What the thread runs; for the settings see `read_batches`."""
+    """The thread's work; for the settings see `read_batches`."""
 
     dataset: VideoDataset
     keys: Iterator[Sequence[Any]]
     num_workers: int
     timeout_s: float | None
-    cuda_device: int | None  # pin memory for this one
+    cuda_device: int | None  # pin memory for this device
     given_up: dict[str, str]
     finished: queue.SimpleQueue[Any]  # batches, then None or an error
-    taken: Connection  # gets a byte for each batch that was taken
+    taken: Connection  # receives a byte for each batch taken
     num_finished: int = 0
     lent: int = 0  # batches whose memory callers hold
-    returned: deque[int] = field(default_factory=deque)  # slots of some that they let go of
+    returned: deque[int] = field(default_factory=deque)  # slots they have released
     open: deque[_Batch] = field(default_factory=deque)
-    waiting: deque[_Row] = field(default_factory=deque)  # whose files are here
-    fetches: Fetches[_Row] | None = None  # of the others, from the first on
+    waiting: deque[_Row] = field(default_factory=deque)  # rows whose files are local
+    fetches: Fetches[_Row] | None = None  # for URLs; created for the first one
 
     def run(self) -> None:
-        """Feed the queue until there are no keys any more (then None) or nobody takes batches."""
+        """Fill the queue until the keys run out (then None) or nobody takes batches any more."""
         try:
-            # A thread starts on device 0, whose memory is not ours to use
+            # Threads start on device 0, which may belong to another rank
             if self.cuda_device is not None:
                 torch.cuda.set_device(self.cuda_device)
             if (first := next(self.keys, None)) is not None:
@@ -259,7 +259,7 @@ class _Dispatcher:
                     self.fetches.close()
 
     def _is_wanted(self) -> bool:
-        """Note which batches were taken; whether there is still somebody to take more."""
+        """Count the batches that were taken; returns whether the caller still wants more."""
         try:
             while self.taken.poll():
                 self.taken.recv_bytes()
@@ -269,7 +269,7 @@ class _Dispatcher:
         return True
 
     def _open_more(self) -> None:
-        # What is not lent is enough for so many
+        # There are always enough slots that are not lent
         while len(self.open) < self.most_open and (keys := next(self.keys, None)) is not None:
             assert len(keys) <= self.slots.shape[1], "batches must not grow"
             batch = _Batch(self.free.pop(), [None] * len(keys))
@@ -279,7 +279,7 @@ class _Dispatcher:
                 self._ask(_Row(batch, place, requests, next(requests)))
 
     def _ask(self, row: _Row, *, first: bool = False) -> None:
-        """Let a row wait for a worker or, before that, for its file; ``first``: before others."""
+        """Queue a row for a worker, or its file for fetching; ``first``: at the head."""
         path = row.request.path
         if path in self.given_up or (split := split_url(path)) is None:
             (self.waiting.appendleft if first else self.waiting.append)(row)
@@ -295,7 +295,7 @@ class _Dispatcher:
             self._have(done)
 
     def _have(self, done: Iterable[Fetched[_Row]]) -> None:
-        """Go on with rows whose files were fetched, or cannot be."""
+        """Continue with rows whose files were fetched or cannot be fetched."""
         for found in done:
             row, row.held = found.item, found.held
             if row.held is None:
@@ -304,7 +304,7 @@ class _Dispatcher:
                 (self.waiting.appendleft if row.bad else self.waiting.append)(row)
 
     def _submit(self) -> None:
-        # Every worker gets a first row before any of them gets a second one
+        # Every worker gets one row before any worker gets a second
         for depth in range(_QUEUED_PER_WORKER):
             for worker, rows in self.workers.items():
                 if len(rows) == depth and (row := self._next_row()) is not None:
@@ -316,7 +316,7 @@ class _Dispatcher:
                     worker.submit((request, place), self.timeout_s)
 
     def _next_row(self) -> _Row | None:
-        """Take the oldest row that waits, unless its video has been given up."""
+        """Take the oldest waiting row, skipping videos that have been given up."""
         while self.waiting:
             row = self.waiting.popleft()
             if row.request.path not in self.given_up:
@@ -331,7 +331,7 @@ class _Dispatcher:
             reason, note = worker.result()
         except (ItemTimeout, WorkerDied) as error:
             if isinstance(error, WorkerDied) and not row.has_lost_worker:
-                row.has_lost_worker = True  # which need not have been the video's fault
+                row.has_lost_worker = True  # try once more: the video may not be the cause
                 self.waiting.appendleft(row)
                 return
             reason = self.given_up[row.request.path] = why_given_up(error)
@@ -342,7 +342,7 @@ class _Dispatcher:
             self._replace(row, reason)
 
     def _replace(self, row: _Row, reason: str) -> None:
-        """Go on with the next request of a row whose video is unreadable."""
+        """Continue with the next request of a row whose video is unreadable."""
         row.let_go()
         row.bad.append((row.request.index, reason))
         request = next(row.requests, None)
@@ -350,10 +350,10 @@ class _Dispatcher:
             row.batch.readings[row.place] = Reading(None, tuple(row.bad))
         else:
             row.request, row.has_lost_worker = request, False
-            self._ask(row, first=True)  # what waits was asked for later
+            self._ask(row, first=True)  # before rows of later batches
 
     def _finish(self) -> None:
-        """Hand over the oldest batches, as far as they are complete and there is room for them."""
+        """Hand over the oldest batches that are complete, as long as there is room."""
         while self.open and self.num_finished < _FINISHED_BATCHES:
             batch = self.open[0]
             readings = [came for came in batch.readings if came is not None]
@@ -371,27 +371,27 @@ class _Dispatcher:
             self._submit()
 
     def _rows_of(self, batch: _Batch) -> torch.Tensor:
-        """The rows of a complete batch: its memory itself, or a copy where too much is lent."""
+        """The rows of a complete batch: its memory itself, or a copy if too much is lent."""
         while self.returned:
             self.free.append(self.returned.popleft())
             self.lent -= 1
         rows = self.slots[batch.slot, : len(batch.readings)]
         if self.lends and self.lent < _LENT_BATCHES:
             self.lent += 1
-            rows = rows[:]  # an array of its own, which ends with the last tensor that refers to it
+            rows = rows[:]  # a new array object, finalized after the last tensor that refers to it
             end = weakref.finalize(rows, self.returned.append, batch.slot)
             end.atexit = False
             return torch.from_numpy(rows)
         pin_memory = self.cuda_device is not None
         out = torch.empty(rows.shape, dtype=torch.uint8, pin_memory=pin_memory)
-        # NumPy copies without PyTorch's threads, which would be started for this thread alone
+        # Copy with NumPy: PyTorch would start a thread pool for this thread alone
         out.numpy()[:] = rows
         self.free.append(batch.slot)
         return out
 
 
 def why_given_up(error: ItemTimeout | WorkerDied) -> str:
-    """The reason for which a video counts as unreadable whose reader came to such an end."""
+    """The reason for a video whose reader timed out or died."""
     if isinstance(error, ItemTimeout):
         reason = f"reading took longer than data.decode_timeout_s ({error.timeout_s:g})"
     elif error.exitcode == -signal.SIGKILL:
@@ -404,14 +404,14 @@ def why_given_up(error: ItemTimeout | WorkerDied) -> str:
 
 
 class _RowReader:
-    """What workers run: reads a video into a row of the shared memory."""
+    """The workers' function: reads a video into a row of the shared memory."""
 
     def __init__(self, reader: Reader) -> None:
         self.reader = reader
         self.rows: torch.Tensor | None = None
 
     def __call__(self, item: tuple[Request, int], file: int) -> tuple[str | None, str | None]:
-        """Return why the video is unreadable, if it is, and `Video.note`."""
+        """Return why the video is unreadable (None if it is not), and `Video.note`."""
         if self.rows is None:
             torch.set_num_threads(1)
             self.rows = _rows_of(file, self.reader.shape)
@@ -424,9 +424,9 @@ class _RowReader:
 
 
 def _shared_file(size: int) -> Any:
-    """A file in memory without a name, which thus ends with the last process that has it open.
+    """An anonymous file in memory, freed when the last process closes it.
 
-    It is no part of /dev/shm either, which containers often keep too small for a batch.
+    It does not count towards /dev/shm, which in containers is often too small for a batch.
     """
     if hasattr(os, "memfd_create"):
         file = os.fdopen(os.memfd_create("hpm-video batches"), "r+b")

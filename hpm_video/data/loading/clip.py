@@ -1,4 +1,4 @@
-"""One clip of one video, read safely: what pictures and figures look at."""
+"""Reads one clip of one video safely, for visualizations."""
 
 from functools import partial
 from pathlib import Path
@@ -20,12 +20,12 @@ from hpm_video.data.video.frames import open_frames
 def read_clip(
     path: str | Path, config: PretrainConfig, *, table: bytes | None = None
 ) -> tuple[Tensor, npt.NDArray[np.int64]]:
-    """The middle clip of a video as pre-training would sample it, cropped to the centre square.
+    """The middle clip of a video, with pre-training's sampling, cropped to the centre square.
 
-    ``table``: the video's table of frames, from the index of its list.
+    ``table``: the video's frame table, from the index of its list.
 
-    Returns clips (1, 3, T, S, S) in [0, 1], and which frames of the video they are, (T,).
-    Raises VideoReadError.
+    Returns the clip (1, 3, T, S, S) in [0, 1], and the indices of its frames, (T,). Raises
+    VideoReadError.
     """
     data, read = config.data, partial(_read_middle, data=config.data, table=table)
     frames, indices = read_guarded(
@@ -37,10 +37,10 @@ def read_clip(
 def read_codec_scores(
     path: str | Path, config: PretrainConfig, *, table: bytes | None = None
 ) -> tuple[Tensor, bool]:
-    """The scores (N,) of the tokens of `read_clip` by the file's motion vectors, as they are with
-    masking.source=codec, and whether it has any vectors there; all 0 where it has none.
+    """Token scores (N,) of the clip of `read_clip`, from the file's motion vectors.
 
-    Raises VideoReadError.
+    They are those of masking.source=codec. Also returns whether the file has motion vectors;
+    without any, all scores are 0. Raises VideoReadError.
     """
     tubelet = Tubelet(config.model.tubelet_size, config.model.patch_size)
     data, read = config.data, partial(_score_middle, data=config.data, table=table, tubelet=tubelet)

@@ -1,10 +1,10 @@
-"""Batches on their way to a GPU: copied on a stream of their own, while the GPU still computes.
+"""Copies batches to a GPU on a separate stream while the GPU computes.
 
-    host:    next batch is there -> start its copy -> launch the kernels of this one -> ...
+    host:    next batch is ready -> start its copy -> launch the kernels of this batch -> ...
     copies:  | next batch |
     compute: | this batch                         | next batch (waits for its copy only)
 
-Frames must lie in page-locked memory; from other memory CUDA copies while the host waits.
+Frames must be in page-locked memory: for other memory the host waits for the copy.
 """
 
 import weakref
@@ -21,22 +21,22 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Copied:
-    """A tensor whose copy to a GPU has begun; ``done`` is the event that ends it."""
+    """A tensor whose copy to a GPU has started; ``done`` is the event at its end."""
 
     tensor: Tensor
     done: Any  # torch.cuda.Event
 
     def ready(self) -> Tensor:
-        """The copy, for which what is launched from now on waits, but not the host."""
+        """The copy; kernels launched from now on wait for it, the host does not."""
         stream = torch.cuda.current_stream(self.tensor.device)
         stream.wait_event(self.done)
-        # Its memory was taken for the other stream, which must not get it back too early
+        # Allocated on the copy stream, which must not reuse the memory too early
         self.tensor.record_stream(stream)
         return self.tensor
 
 
 class Copier:
-    """Starts copies to one GPU, in order, beside what it computes."""
+    """Starts copies to one GPU, in order, in parallel with its kernels."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -44,8 +44,10 @@ class Copier:
         self._under_way: deque[tuple[Any, Tensor]] = deque()
 
     def start(self, rows: Tensor) -> Copied:
-        """Start to copy a tensor of the host, which is kept until the copy is done: its memory may
-        be that of the loader, who reads into it again once nobody holds it."""
+        """Start to copy a host tensor, and keep a reference to it until the copy is done.
+
+        Otherwise the loader would reuse its memory.
+        """
         while self._under_way and self._under_way[0][0].query():
             self._under_way.popleft()
         with torch.cuda.stream(self._stream):
@@ -56,28 +58,30 @@ class Copier:
 
 
 def copier_to(device: torch.device | None) -> Copier | None:
-    """What copies to a device, if that is a GPU."""
+    """A copier for a device, or None if it is not a GPU."""
     return Copier(device) if device is not None and device.type == "cuda" else None
 
 
 def on_device(rows: Tensor, copied: Copied | None, device: torch.device | str) -> Tensor:
-    """The rows of a batch on a device: its copy that is under way, where it is there."""
+    """The rows of a batch on a device: the copy under way if there is one."""
     if copied is not None and _is_same(copied.tensor.device, torch.device(device)):
         return copied.ready().view(rows.shape)
     return rows.to(device, non_blocking=True)
 
 
 def page_lock(memory: npt.NDArray[np.uint8]) -> bool:
-    """Have CUDA copy from this memory without a detour, as long as there is an array of it; whether
-    it agrees. For the current device."""
+    """Page-lock this memory for the current device; returns whether CUDA agreed.
+
+    The lock ends with the array.
+    """
     cudart: Any = torch.cuda.cudart()
     address = memory.ctypes.data
     if cudart.cudaHostRegister(address, memory.nbytes, 0) != cudart.cudaError.success:
-        with suppress(RuntimeError):  # else the next kernel would be blamed for it
+        with suppress(RuntimeError):  # clears the error, which the next kernel would report
             torch.zeros(1, device="cuda")
         return False
     end = weakref.finalize(memory, cudart.cudaHostUnregister, address)
-    end.atexit = False  # CUDA has ended by then
+    end.atexit = False  # CUDA has shut down by then
     return True
 
 

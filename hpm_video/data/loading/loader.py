@@ -1,4 +1,4 @@
-"""From items to batches: which clip comes when, and what is in a batch."""
+"""From items to batches: the order of clips, and the content of a batch."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -25,27 +25,30 @@ from hpm_video.runtime.distributed import World
 
 @dataclass(frozen=True)
 class ClipBatch:
-    """A micro-batch of B videos with R crops each; the R crops of a video are neighbours."""
+    """A micro-batch of B videos with R crops each; the R crops of a video are adjacent."""
 
     clips: torch.Tensor  # (B * R, T, S, S, 3) uint8; or (B, bytes), rows of `frames` or `scored`
     labels: torch.Tensor  # (B * R,) int64
-    indices: torch.Tensor  # (B * R,) int64, places in the manifest
-    bad: list[tuple[int, str]]  # (manifest index, reason) of the unreadable videos met
-    notes: list[tuple[int, str]]  # (manifest index, `Video.note`) of those not read as chosen
-    frames: FrameReader | None = None  # makes crops on the device, where workers do not
-    copied: Copied | None = None  # `clips` on their way to a GPU
-    scored: ClipReader | None = None  # knows where scores are in rows, where they were asked for
+    indices: torch.Tensor  # (B * R,) int64, indices in the manifest
+    bad: list[tuple[int, str]]  # (manifest index, reason) of unreadable videos
+    notes: list[tuple[int, str]]  # (manifest index, `Video.note`) of unusual videos
+    frames: FrameReader | None = None  # crops on the device, if workers do not
+    copied: Copied | None = None  # copy of `clips` to a GPU, under way
+    scored: ClipReader | None = None  # locates the scores in rows, if requested
 
     def scores(self, device: torch.device | str) -> torch.Tensor | None:
-        """Scores (B * R, N) float32 of the clips' tokens, on a device; None unless asked for."""
+        """Scores (B * R, N) float32 of the clips' tokens, on a device; None unless requested."""
         if self.scored is None:
             return None
         scores = self.scored.scores(on_device(self.clips, self.copied, device))
-        return None if scores is None else scores.contiguous()  # the row may be read into again
+        return None if scores is None else scores.contiguous()  # a copy, as rows are reused
 
     def on(self, device: torch.device | str, *, as_floats: bool = True) -> torch.Tensor:
-        """The clips (B * R, 3, T, S, S) on a device: float32 in [0, 1], or, unless ``as_floats``,
-        as they come: uint8, or float32 in [0, 1] where the device makes the crops."""
+        """The clips (B * R, 3, T, S, S) on a device: float32 in [0, 1].
+
+        With ``as_floats`` False, in their own type: uint8, or float32 in [0, 1] if the device makes
+        crops.
+        """
         there = on_device(self.clips, self.copied, device)
         if self.frames is not None:
             return self.frames.crop(self.clips, there)
@@ -60,13 +63,15 @@ class ViewBatch:
 
     views: torch.Tensor  # (B, V, T, S, S, 3) uint8, zeros for an unreadable video
     labels: torch.Tensor  # (B,) int64
-    indices: torch.Tensor  # (B,) int64, places in the manifest
-    errors: list[str | None]  # per video, why it is unreadable
-    copied: Copied | None = None  # `views` on their way to a GPU
+    indices: torch.Tensor  # (B,) int64, indices in the manifest
+    errors: list[str | None]  # per video, why it is unreadable; None if it is not
+    copied: Copied | None = None  # copy of `views` to a GPU, under way
 
     def on(self, device: torch.device | str, *, num_videos: int | None = None) -> torch.Tensor:
-        """The views (B * V, 3, T, S, S) float32 in [0, 1], on a device; those of a video are
-        neighbours. With ``num_videos`` black ones follow, until they are of so many videos."""
+        """The views (B * V, 3, T, S, S) float32 in [0, 1], on a device, video by video.
+
+        ``num_videos``: pad with black views to this number of videos.
+        """
         views = on_device(self.views, self.copied, device)
         if num_videos is not None and num_videos > len(views):
             views = torch.cat([views, views.new_zeros(num_videos - len(views), *views.shape[1:])])
@@ -74,9 +79,9 @@ class ViewBatch:
 
 
 def steps_per_epoch(num_videos: int, global_batch: int) -> int:
-    """Return how many whole batches of `global_batch` videos an epoch has; the rest is dropped.
+    """Return the number of whole batches of `global_batch` videos per epoch; the rest is dropped.
 
-    Raises ValueError: not even one batch can be filled.
+    Raises ValueError if not even one batch can be filled.
     """
     if global_batch > num_videos:
         raise ValueError(
@@ -89,26 +94,27 @@ def steps_per_epoch(num_videos: int, global_batch: int) -> int:
 
 @dataclass(frozen=True)
 class StepSampler:
-    """Which clips, as lists of (epoch, index), each micro-batch of this process holds.
+    """The clips of each micro-batch of this rank, as lists of (epoch, index).
 
-    The order of an epoch depends on seed and epoch alone, and its first `steps_per_epoch` batches
-    of `global_batch` videos are used, so no video is shown more often than `mixture` says, without
-    one no more than once. The slots of a step are dealt in the order
-    [micro-batch][process][position]. Hence what is in a step, and in which order, depends on the
-    product only, not on how it is shared out; and a run that starts at `start_step` goes on exactly
-    as one that never stopped. ValueError where the data set is smaller than one step.
+    The order of an epoch depends on the seed and the epoch alone. Its first `steps_per_epoch`
+    batches of `global_batch` videos are used, so no video appears more often than `mixture` says,
+    or more than once without it. The slots of a step are assigned in the order
+    [micro-batch][rank][position]. Hence the content and order of a step depend only on the product
+    of these sizes. A run that starts at `start_step` continues exactly like one that never stopped.
+
+    Raises ValueError if the data set is smaller than one step.
     """
 
-    num_videos: int  # of an epoch
+    num_videos: int  # per epoch
     _: KW_ONLY
-    batch_size: int  # videos per process and micro-batch
+    batch_size: int  # videos per rank and micro-batch
     accumulation: int  # micro-batches per step
-    world_size: int  # number of processes
+    world_size: int  # number of ranks
     rank: int  # of this process
-    seed: int  # of the order, at least 0; the same in all processes
-    start_step: int  # the first one to yield
-    num_steps: int  # the step to stop before, counted from the start of the run
-    mixture: Mixture | None = None  # of several lists, with so many videos an epoch
+    seed: int  # of the order, at least 0; equal on all ranks
+    start_step: int  # first step to yield
+    num_steps: int  # end step (exclusive), counted from the start of the run
+    mixture: Mixture | None = None  # of several lists; its epochs have num_videos videos
 
     def __post_init__(self) -> None:
         assert 0 <= self.rank < self.world_size and 0 <= self.start_step <= self.num_steps
@@ -145,12 +151,12 @@ def train_loader(
     device: torch.device | None = None,
     given_up: Mapping[str, str] | None = None,
 ) -> Iterator[ClipBatch]:
-    """Iterate over a `ClipBatch` per micro-batch: in a single go over the whole run.
+    """Iterate over one `ClipBatch` per micro-batch, for the whole run.
 
-    ``device``: where they will be needed. As the sampler goes through all epochs, workers never
-    stop and refill between two of them.
+    ``device``: where batches are needed. The sampler covers all epochs, so workers do not stop and
+    refill between epochs.
 
-    Raises UnreadableDataError: 20 videos in a row are unreadable.
+    Raises UnreadableDataError if 20 videos in a row are unreadable.
     """
     reader = dataset.reader
     batches = read_batches(
@@ -179,7 +185,7 @@ def train_loader(
         scored = None if reader.tubelet is None else reader
         clips = rows if rows.ndim == 2 else reader.clips(rows)
         yield ClipBatch(clips, labels, indices, bad, notes, frames, copied, scored)
-        del rows, clips, copied  # memory of the loader's, see `read_batches`
+        del rows, clips, copied  # memory of the loader, see `read_batches`
 
 
 def _indices_and_labels(
@@ -207,11 +213,11 @@ def clip_batches(
     augment: AugmentConfig | None = None,
     tubelet: Tubelet | None = None,
 ) -> Iterator[ClipBatch]:
-    """Iterate over this process's micro-batches of steps start_step to num_steps of a run.
+    """Iterate over this rank's micro-batches of steps start_step to num_steps of a run.
 
-    Videos in given_up, path -> reason, count as unreadable. ``tubelet``: these come with scores.
-    Raises UnreadableDataError: 20 videos in a row are unreadable; ValueError: data.decoder is not
-    installed.
+    Videos in given_up, path -> reason, count as unreadable. ``tubelet``: also compute token scores.
+    Raises UnreadableDataError if 20 videos in a row are unreadable, or ValueError if data.decoder
+    is not installed.
     """
     check_decoder(data.decoder)
     reader = {"workers": ClipReader, "device": FrameReader}[data.crop_on](data, augment, tubelet)
@@ -249,11 +255,11 @@ def view_loader(
     timeout_s: float | None = None,
     device: torch.device | None = None,
 ) -> Iterator[ViewBatch]:
-    """Iterate over this process's share of the videos, a `ViewBatch` at a time.
+    """Iterate over this rank's share of the videos, in `ViewBatch` units.
 
-    Process r gets the videos r, r + world_size, ...: shares are disjoint, cover everything, and
-    are not padded, so that their sizes, and the last batch of each, may be smaller. For
-    num_workers, timeout_s and device see `read_batches`.
+    Rank r gets the videos r, r + world_size, ... Shares are disjoint, cover everything and are not
+    padded, so their sizes may differ, and the last batch of each may be smaller. For num_workers,
+    timeout_s and device see `read_batches`.
     """
     videos = dataset.dataset if isinstance(dataset, Subset) else dataset
     assert isinstance(videos, ViewDataset)
@@ -273,12 +279,12 @@ def view_loader(
 def to_bytes(frames: torch.Tensor, device: torch.device | str) -> torch.Tensor:
     """Move frames (B, T, H, W, 3) uint8 to the device as clips (B, 3, T, H, W) uint8.
 
-    The copy does not wait where `frames` are pinned.
+    The copy is asynchronous if `frames` are pinned.
     """
-    # They stay in memory as frames lie, colour last, which is also how patches lie.
+    # The memory layout stays channels-last, which is also that of patches.
     return frames.to(device, non_blocking=True).permute(0, 4, 1, 2, 3)
 
 
 def to_clips(frames: torch.Tensor, device: torch.device | str) -> torch.Tensor:
-    """`to_bytes`, made float32 in [0, 1] there."""
+    """`to_bytes`, converted to float32 in [0, 1] on the device."""
     return to_bytes(frames, device).to(torch.float32).div_(255)

@@ -1,4 +1,4 @@
-"""Which videos an epoch shows, and in which order: each once, or as often as its list weighs."""
+"""The videos of an epoch and their order: each once, or according to the weight of its list."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ from hpm_video.data.lists.manifest import Manifest
 
 @dataclass(frozen=True)
 class Mixture:
-    """Videos of joined lists, of which an epoch shows those of each list ``weight`` times.
+    """Joined lists of videos; an epoch shows the videos of each list ``weight`` times.
 
-    Of a list of 100 videos and weight 2.3 an epoch shows each video twice, and 30 of them a third
-    time: those whose turn it is, so that all come equally often in the long run.
+    With 100 videos and weight 2.3, an epoch shows each video twice, and 30 of them a third time.
+    These rotate, so that all videos appear equally often in the long run.
     """
 
     sizes: tuple[int, ...]  # videos of each list
-    weights: tuple[float, ...] = ()  # of each list; none: each video once
+    weights: tuple[float, ...] = ()  # of each list; empty: each video once
 
     @property
     def counts(self) -> tuple[int, ...]:
@@ -28,14 +28,14 @@ class Mixture:
 
     @property
     def num_videos(self) -> int:
-        """How many videos an epoch shows, each as often as it does."""
+        """How many videos an epoch shows, repetitions included."""
         return sum(self.counts)
 
     def order(self, seed: int, epoch: int) -> npt.NDArray[np.int64]:
-        """Return the videos of an epoch in their order, (num_videos,) int64: places in the joined
-        lists, plus the number of all their videos for the second time a video is shown, and so on.
+        """Return an epoch's videos, shuffled: (num_videos,) int64 indices into the joined lists.
 
-        It depends on the seed and the epoch alone.
+        The k-th repetition of a video has index + k * (number of all videos). Depends on the seed
+        and the epoch alone.
         """
         total, start = sum(self.sizes), 0
         shown: list[npt.NDArray[np.int64]] = []
@@ -54,8 +54,11 @@ class Mixture:
     def _turn(
         seed: int, epoch: int, number: int, size: int, count: int
     ) -> Iterator[tuple[int, npt.NDArray[np.int64]]]:
-        """Those ``count`` of a list's videos whose turn it is, and which of them come a second time
-        in it. Turns go through one permutation of the list after the other."""
+        """The next ``count`` videos in a list's rotation, each with its repetition (0 or 1).
+
+        The rotation goes through one permutation of the list after the other; a video may come
+        again if the epoch spans two of them.
+        """
         if not count:
             return
         cycle, first = divmod(epoch * count, size)
@@ -68,7 +71,7 @@ class Mixture:
         yield 1, more[again]
 
     def lines(self, lists: Sequence[str]) -> list[str]:
-        """What to log of weights: nothing without any."""
+        """Log lines about weights; empty without weights."""
         if not self.weights:
             return []
         each = zip(lists, self.sizes, self.weights, self.counts, strict=True)
@@ -84,7 +87,7 @@ def mixture_of(manifest: Manifest, weights: Sequence[float]) -> Mixture:
 def _permutation(size: int, *key: int) -> npt.NDArray[np.int64]:
     import torch  # noqa: PLC0415 - takes seconds, and how many videos there are is asked before
 
-    # SeedSequence mixes: with seed + epoch, run 0's epoch 1 would be run 1's epoch 0
+    # SeedSequence mixes its numbers; with seed + epoch, run 0's epoch 1 would equal run 1's epoch 0
     (seed,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
     shuffled: npt.NDArray[np.int64]
     shuffled = torch.randperm(size, generator=torch.Generator().manual_seed(int(seed))).numpy()

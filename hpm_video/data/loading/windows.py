@@ -1,8 +1,7 @@
-"""Windows that slide over a video of any length: which frames, when, and their pixels.
+"""Sliding windows over a video of any length: their frames, times and pixels.
 
-Frames are read once, in order, by PyAV, which knows when each of them is shown; only those of the
-windows in work are kept. `GuardedWindows` reads them in a process that may hang or crash without
-harm.
+PyAV reads the frames once, in order, as it knows when each one is shown. Only frames of the current
+windows are kept. `GuardedWindows` reads in a process that may hang or crash without harm.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,38 +28,38 @@ from hpm_video.data.video.timeline import frames_at, frames_of
 from hpm_video.runtime.workers import ItemTimeout, KillableWorker, WorkerDied
 
 _Answer = tuple[int, float, npt.NDArray[np.float64]] | npt.NDArray[np.uint8]
-_SCANNED_BYTES = 100 * 2**20  # a file is gone through to open it: so much of it in the time limit
+_SCANNED_BYTES = 100 * 2**20  # opening scans the whole file: so many bytes get one time limit
 
 
 @dataclass(frozen=True)
 class WindowSettings:
-    """How windows slide and what is made of them."""
+    """How windows slide and how they are cropped."""
 
-    clip_frames: int  # frames T of a window
+    clip_frames: int  # frames T per window
     frame_stride: int  # frames from one frame of a window to the next
     stride: int  # frames from one window to the next
-    crop_size: int  # side S in pixels; a crop is the whole short side, scaled to S
-    num_crops: int  # of each window: the centre, or spread along the longer side
-    batch_size: int  # windows at a time
-    part: int  # windows after which a new batch begins
+    crop_size: int  # side S in pixels; crops cover the short side, scaled to S
+    num_crops: int  # per window: the centre, or spread along the longer side
+    batch_size: int  # windows per batch
+    part: int  # no batch crosses a multiple of so many windows
     antialias: bool = True  # see `DataConfig.antialias`
-    stride_s: float | None = None  # instead of `stride`: seconds from one window to the next
-    fps: float | None = None  # see `DataConfig.fps`; all frames are then counted at this rate
+    stride_s: float | None = None  # seconds from one window to the next, instead of `stride`
+    fps: float | None = None  # see `DataConfig.fps`; frames are then counted at this rate
 
 
 class LongVideo:
-    """An open video, or a part of one, to be read from one end to the other.
+    """An open video or part, to be read once from start to end.
 
     Attributes:
-        num_frames: how many frames it holds, at least 1.
-        fps: frames per second on average, 0 where the file does not say.
-        times: (num_frames + 1,) when each frame appears and, at the end, when the last one goes,
-            in seconds from the start of the file; NaN where the file has neither times nor fps.
+        num_frames: number of frames, at least 1.
+        fps: average frames per second, 0 if unknown.
+        times: (num_frames + 1,) when each frame appears and, last, when the final one disappears,
+            in seconds from the start of the file; NaN if the file has neither times nor fps.
 
-    ``table``: its table of frames, from the index of a list. ``rate``: `DataConfig.fps`; frames are
-    then what the video shows so many times a second.
+    ``table``: its frame table, from the index of a list. ``rate``: `DataConfig.fps`; the video is
+    then resampled to this frame rate.
 
-    VideoReadError: the file does not exist, is no video, or holds no frames.
+    Raises VideoReadError if the file does not exist, is not a video, or has no frames.
     """
 
     def __init__(
@@ -84,14 +83,16 @@ class LongVideo:
             self.times = self.times[0] + np.arange(self.num_frames + 1) / rate
 
     def frames(self, indices: Sequence[int]) -> Iterator[npt.NDArray[np.uint8]]:
-        """Yield frames (H, W, 3), uint8 RGB, at rising indices, one by one. VideoReadError: one of
-        them cannot be decoded."""
+        """Yield frames (H, W, 3), uint8 RGB, at ascending indices, one by one.
+
+        Raises VideoReadError if one of them cannot be decoded.
+        """
         with reading(self.path):
             if self._chosen is None:
                 yield from self._reader.stream(indices)
                 return
             wanted = self._chosen[np.asarray(indices)]
-            unique, counts = np.unique(wanted, return_counts=True)  # a slow video repeats frames
+            unique, counts = np.unique(wanted, return_counts=True)  # slow videos repeat frames
             frames = self._reader.stream(unique.tolist())
             for frame, count in zip(frames, counts.tolist(), strict=True):
                 yield from [frame] * count
@@ -102,11 +103,11 @@ def window_indices(
 ) -> Indices:
     """Return the (W, clip_frames) frames of windows that begin at 0, stride, 2 * stride, ...
 
-    With ``stride_s`` and ``times`` of `LongVideo` they begin at the first frame that appears in
-    each stretch of so many seconds; without times there is none.
+    With ``stride_s`` and the ``times`` of `LongVideo`, a window begins at the first frame in each
+    interval of stride_s seconds; without times there are no windows.
 
-    A window holds every `frame_stride`-th frame. The last one is the first to reach the end of the
-    video; past that the last frame repeats. None begins past the end.
+    A window holds every `frame_stride`-th frame. The last window is the first to reach the end of
+    the video; past the end, the last frame repeats. No window begins past the end.
     """
     length, step, stride = settings.clip_frames, settings.frame_stride, settings.stride
     assert num_frames > 0 and min(length, step, stride) > 0
@@ -114,7 +115,7 @@ def window_indices(
     count = 1 + max(0, -((span - num_frames) // stride))  # rounded up
     starts = stride * np.arange(min(count, (num_frames - 1) // stride + 1))
     if settings.stride_s is not None and times is not None:
-        # Of frames, not of all moments: a file may claim to last for ever. Times are rounded
+        # Iterate over frames, not intervals: a file may claim to last for ever. Times are rounded
         stretch = np.floor((times[:-1] - times[0]) / settings.stride_s + 1e-6)
         starts = np.flatnonzero(np.diff(stretch, prepend=-1.0) > 0)
         starts = starts[: 1 + int((starts + span < num_frames).sum())]
@@ -126,9 +127,9 @@ def read_windows(
 ) -> Iterator[torch.Tensor]:
     """Yield windows (B, num_crops, T, S, S, 3) uint8 in order, up to `batch_size` at a time.
 
-    A batch never crosses a multiple of `part`: so what shares a batch does not depend on where a
-    job that was interrupted goes on. Every frame is decoded and resized once, whichever windows
-    share it. `indices` (W, T) rise along T, and along W. VideoReadError: a frame cannot be decoded.
+    A batch never crosses a multiple of `part`, so the batches do not depend on where an interrupted
+    job resumes. Every frame is decoded and resized once, even if windows share it. `indices` (W, T)
+    ascend along T and along W. Raises VideoReadError if a frame cannot be decoded.
     """
     needed = np.unique(indices).tolist()
     kept: dict[int, torch.Tensor] = {}  # index -> (num_crops, S, S, 3)
@@ -152,17 +153,19 @@ def read_windows(
 
 
 class WindowReader:
-    """Answers questions about one video: what it is like, and batch by batch its windows."""
+    """Answers requests about one video: its properties, then its windows batch by batch."""
 
     def __init__(self, path: str, settings: WindowSettings, table: bytes | None = None) -> None:
         self.path, self.settings, self._table = path, settings, table
         self._video: LongVideo | None = None
         self._batches: Iterator[torch.Tensor] = iter(())
-        self._next: int | None = None  # the window that the next batch begins with
+        self._next: int | None = None  # first window of the next batch
 
     def __call__(self, first: int | None) -> _Answer:
-        """None: (num_frames, fps, times). Else the batch (B, num_crops, T, S, S, 3) that begins
-        with a window; quick where that is the one after the batch before."""
+        """For None, return (num_frames, fps, times); else the batch that begins with that window.
+
+        The batch (B, num_crops, T, S, S, 3) is read fast if it follows the previous one.
+        """
         settings = self.settings
         video = self._video = self._video or LongVideo(self.path, self._table, rate=settings.fps)
         if first is None:
@@ -179,19 +182,19 @@ class WindowReader:
 
 
 def _read_alone(reader: WindowReader, first: int | None) -> _Answer:
-    """What a worker runs: on one thread, as the process that waits for it computes too."""
+    """The worker's function: uses one thread, as the waiting process computes too."""
     torch.set_num_threads(1)
     with reading(reader.path):
         return reader(first)
 
 
 class GuardedWindows(AbstractContextManager["GuardedWindows"]):
-    """A long video and its windows, read in a process of its own, unless `num_workers` is 0.
+    """A long video and its windows, read in a separate process unless `num_workers` is 0.
 
     Has `num_frames`, `fps` and `times` of `LongVideo`, and `indices` (W, T), the frames of windows.
-    ``timeout_s``: seconds for a window, and to open a file of 100 MB; None: no limit.
+    ``timeout_s``: seconds per window, and per 100 MB of the file to open it; None: no limit.
 
-    VideoReadError: it cannot be opened.
+    Raises VideoReadError if the video cannot be opened.
     """
 
     def __init__(self, reader: WindowReader, *, num_workers: int, timeout_s: float | None) -> None:
@@ -209,10 +212,10 @@ class GuardedWindows(AbstractContextManager["GuardedWindows"]):
             self._worker.kill()
 
     def batches(self, first: int = 0) -> Iterator[torch.Tensor]:
-        """Yield windows (B, num_crops, T, S, S, 3) from one on, the start of a part, to the last.
+        """Yield windows (B, num_crops, T, S, S, 3), from the start ``first`` of a part to the last.
 
-        The next batch is read while this one is worked on. VideoReadError: a frame cannot be
-        decoded, or reading hung or crashed.
+        The next batch is read while the caller works on this one. Raises VideoReadError if a frame
+        cannot be decoded, or reading hangs or crashes.
         """
         if first < len(self.indices):
             self._ask(first)
@@ -237,7 +240,7 @@ class GuardedWindows(AbstractContextManager["GuardedWindows"]):
         try:
             try:
                 return self._worker.result()
-            except WorkerDied:  # which need not have been the video's fault
+            except WorkerDied:  # try once more: the video may not be the cause
                 self._ask(first)
                 return self._worker.result()
         except ItemTimeout as error:

@@ -1,1 +1,1 @@
-"""Before training: lists made, videos checked and transcoded, toy videos."""
+"""Preparation before training: making lists, checking and transcoding videos, toy videos."""

@@ -1,8 +1,8 @@
-"""``hpm-video data check``: every video of a list decoded, and what came of it written into it.
+"""``hpm-video data check``: decodes every video of a list and adds the results to the list.
 
-Videos are decoded in processes that can be killed. Verdicts go to a journal beside the list as they
-come, so that a run that was killed goes on where it was; the list and its index are written at the
-end, at once. Neither the rows nor the verdicts of a long list are ever in memory all together.
+Videos are decoded in processes that can be killed. Verdicts are written to a journal beside the
+list as they arrive, so that an interrupted run can resume. The list and its index are written
+atomically at the end. Neither the rows nor the verdicts of a long list are ever all in memory.
 """
 
 import csv
@@ -51,13 +51,13 @@ from hpm_video.runtime.progress import Progress
 from hpm_video.runtime.workers import ItemTimeout, WorkerDied, run_killable
 
 Rows = list[dict[str, str]]
-_CheckedRow = tuple[dict[str, str], bytes | None]  # with its table of frames
-Video = tuple[str, bytes | None]  # a path, and its table in an index
+_CheckedRow = tuple[dict[str, str], bytes | None]  # with its frame table
+Video = tuple[str, bytes | None]  # path, and frame table from an index
 
-# Any other status is the user's own word for a video to be left out, and stays
+# Any other status is the user's own mark for a video to skip, and is kept
 _OURS = ("", *USED, BAD, "missing")
-_SLACK = 0.1  # seconds by which a part may end after its video without a word
-_LONGEST_HEADER = 100_000  # characters, fewer than the csv module's limit of a field
+_SLACK = 0.1  # seconds by which a part may exceed its video without a note
+_LONGEST_HEADER = 100_000  # characters, below the csv module's limit for a field
 _FOUND = (
     "num_frames", "fps", "width", "height", "status", "num_bytes", "duration_s", "damaged",
     "reason",
@@ -66,7 +66,7 @@ _FOUND = (
 
 @dataclass(frozen=True)
 class Inspect:
-    """`inspect_video` as a function of a `Video` alone, for a process of its own."""
+    """`inspect_video` as a function of a `Video` alone, for a worker process."""
 
     quick: bool
 
@@ -78,12 +78,12 @@ class Inspect:
 
 @dataclass(frozen=True)
 class Checked:
-    """A checked list."""
+    """The result of checking a list."""
 
-    manifest: Path  # where it was written
-    original: Path | None  # the list as it was, where it had another format
-    num_before: int  # videos that an interrupted run had checked
-    num_outdated: int  # and those that one of an older version had, which were checked again
+    manifest: Path  # the written list
+    original: Path | None  # copy of a list that had another format
+    num_before: int  # videos checked by an interrupted run
+    num_outdated: int  # videos checked again, as an older version had checked them
 
 
 def check_manifest(
@@ -95,26 +95,26 @@ def check_manifest(
     num_workers: int = 1,
     timeout_s: float = 120.0,
 ) -> Checked:
-    """Decode every video of a list and write the list with what was found out, and its index.
+    """Decode every video of a list, and write the list with the results, and its index.
 
-    Columns `num_frames`, `fps`, `width`, `height`, `num_bytes`, `duration_s`, `status`, `damaged`
-    and `reason` are set, see `inspect_video`; all others, and the order of rows and columns, stay.
-    A row that is a part has the figures of its video, and is bad where that has no frame in it.
-    Rows with a status other than `ok`, `damaged`, `bad`, `missing` or nothing stay as they are.
-    A list that is no CSV with a header becomes one, and is kept beside it as `<name>.orig`.
+    Sets the columns `num_frames`, `fps`, `width`, `height`, `num_bytes`, `duration_s`, `status`,
+    `damaged` and `reason`, see `inspect_video`. Other columns, and the order of rows and columns,
+    stay. A row that is a part gets the values of its video, and is bad if the part has no frame.
+    Rows with a status other than `ok`, `damaged`, `bad`, `missing` or nothing are not changed. A
+    list that is not a CSV with a header is converted to one; the original is kept as `<name>.orig`.
 
     Args:
         manifest: any list that `read_rows` reads.
-        output: where to write, by default over the list itself. In another folder, and without
-            ``root``, paths are written so that they lead to the same files from there.
-        root: folder where relative paths start, by default that of the list.
+        output: path to write; by default the list itself. In another folder, and without ``root``,
+            paths are rewritten to lead to the same files.
+        root: base folder of relative paths, by default that of the list.
         quick: decode only the head, the tail and a few places between.
-        num_workers: videos decoded at once.
-        timeout_s: how long a video may take; one that takes longer is bad.
+        num_workers: videos decoded in parallel.
+        timeout_s: time limit per video; a video that exceeds it is bad.
 
-    Raises FileNotFoundError: the list does not exist; ValueError: a setting is out of range, the
-    list is malformed, without videos, was changed meanwhile or is being checked already, or the
-    output cannot be written.
+    Raises FileNotFoundError if the list does not exist, and ValueError if a setting is out of
+    range, the list is malformed, has no videos, changes during the check or is already being
+    checked, or the output cannot be written.
     """
     check_settings(num_workers=num_workers, timeout_s=timeout_s)
     if is_url(manifest) and is_shards(manifest):
@@ -132,8 +132,8 @@ def check_manifest(
     identity = file_identity(str(manifest))
     start = list_root(manifest, root)
     columns: dict[str, None] = {}
-    due: dict[str, str] = {}  # path -> the name of the video in the list
-    spelled: dict[str, str] = {}  # a name in the list -> the path, where that is spelled otherwise
+    due: dict[str, str] = {}  # path -> the video's name in the list
+    spelled: dict[str, str] = {}  # name in the list -> path, if spelled differently
     first: list[str] = []
     faults = Faults()
     for where, row in read_videos(manifest, faults):
@@ -193,7 +193,7 @@ def check_manifest(
 
 
 def check_settings(*, num_workers: int, timeout_s: float, decoder: Decoder = "pyav") -> None:
-    """Raise ValueError for a decoder that is not here, or a number out of range."""
+    """Raise ValueError for a decoder that is not available, or a number out of range."""
     check_decoder(decoder)
     if num_workers < 1:
         raise ValueError(f"workers ({num_workers}) must be at least 1")
@@ -202,14 +202,14 @@ def check_settings(*, num_workers: int, timeout_s: float, decoder: Decoder = "py
 
 
 def failure_reason(outcome: ItemTimeout | WorkerDied) -> str:
-    """In one line, what became of a process that was lost over a video."""
+    """The reason, in one line, for a video whose process timed out or died."""
     if isinstance(outcome, ItemTimeout):
         return f"took longer than {outcome.timeout_s:g} s"
     return f"crashed its decoder: {outcome}"
 
 
 def verdict_columns(verdict: Verdict) -> dict[str, str]:
-    """A verdict as columns of a list; what is not known is empty."""
+    """A verdict as columns of a list; unknown values are empty."""
     values = {**vars(verdict), "duration_s": verdict.duration_s}
     for name in ("fps", "duration_s"):
         values[name] = values[name] and float(f"{values[name]:.6g}")
@@ -223,7 +223,7 @@ def _is_due(row: Mapping[str, str]) -> bool:
 def _checked_rows(
     manifest: Path, start: str, spelled: Mapping[str, str], journal: Journal
 ) -> Iterator[_CheckedRow]:
-    """The rows of a list with what was found out."""
+    """The rows of a list with their results."""
     of_part, faults = None, Faults()
     for where, row in read_videos(manifest):
         if of_part is None:
@@ -240,7 +240,7 @@ def _checked_rows(
 
 
 def _said_of_part(part: Part, verdict: Verdict) -> dict[str, str]:
-    """What the row of a part says otherwise than that of its video."""
+    """The results of a part that differ from those of its video."""
     table = _table(verdict.table) if verdict.table is not None else None
     if table is None:
         return {}
@@ -257,11 +257,11 @@ def _said_of_part(part: Part, verdict: Verdict) -> dict[str, str]:
 
 @lru_cache(maxsize=1)
 def _table(data: bytes) -> FrameTable | None:
-    return FrameTable.from_bytes(data)  # the same for all parts of a video, which stand together
+    return FrameTable.from_bytes(data)  # cached for the parts of a video, whose rows are adjacent
 
 
 def _moved(rows: Iterable[_CheckedRow], start: str, folder: Path) -> Iterator[_CheckedRow]:
-    """The rows with paths that lead to the same files from the list's new folder."""
+    """The rows, with paths changed to lead to the same files from the list's new folder."""
     base = os.path.join(os.path.abspath(folder), "")
     for row, table in rows:
         yield {**row, "path": joined(start, row["path"]).removeprefix(base)}, table
@@ -270,7 +270,7 @@ def _moved(rows: Iterable[_CheckedRow], start: str, folder: Path) -> Iterator[_C
 def _with_tables(
     rows: Iterable[_CheckedRow], header: Sequence[str], index: FrameIndexWriter
 ) -> Iterator[list[str | None]]:
-    """The values of the rows; tables of frames are added to the index."""
+    """The values of the rows; adds their frame tables to the index."""
     for row, table in rows:
         if table is not None:
             index.add(row["path"], table)
@@ -280,8 +280,8 @@ def _with_tables(
 def _inspect_all(
     inspect: Inspect, videos: Iterable[Video], num_workers: int, timeout_s: float
 ) -> Iterator[tuple[str, Verdict, float | None]]:
-    """Yield (path, verdict, the time limit if it was reached) as they come."""
-    urls: dict[str, tuple[str, Held]] = {}  # of files in the cache
+    """Yield (path, verdict, the time limit if it was exceeded) in order of completion."""
+    urls: dict[str, tuple[str, Held]] = {}  # cached file -> its URL
     lost: list[tuple[str, Verdict, None]] = []  # could not be fetched
     outcomes = run_killable(
         inspect,
@@ -311,7 +311,7 @@ def _on_this_machine(
     urls: dict[str, tuple[str, Held]],
     lost: list[tuple[str, Verdict, None]],
 ) -> Iterator[Video]:
-    """The videos, with files in the cache in place of URLs, which are noted."""
+    """The videos, with URLs replaced by cached files, which are recorded in ``urls``."""
     elsewhere: list[Video] = []
     for video in videos:
         if is_url(video[0]):
@@ -328,7 +328,7 @@ def _on_this_machine(
 
 
 def _known(journal: Journal, path: str, inspect: Inspect, timeout_s: float) -> bool:
-    """Whether the verdict of an earlier run still holds: same file, as thorough, as patient."""
+    """Whether an earlier verdict is still valid: same file, thoroughness and time limit."""
     entry = journal.entries.get(path)
     if entry is None or "table" not in entry or entry.get("quick") != inspect.quick:
         return False
@@ -336,7 +336,7 @@ def _known(journal: Journal, path: str, inspect: Inspect, timeout_s: float) -> b
         found = Verdict.from_entry(entry)
     except ValueError:
         return False
-    if is_url(path):  # which stays what it is, or could not be fetched
+    if is_url(path):  # assumed unchanged; without a size it was not fetched
         return found.num_bytes is not None
     same = (found.num_bytes, found.mtime_ns) == file_identity(path)
     return same and entry.get("timeout_s", 0) in (None, timeout_s)
@@ -348,14 +348,14 @@ def _is_outdated(journal: Journal, path: str) -> bool:
 
 
 def _tables_of(manifest: Path) -> FrameIndex | None:
-    """The index of a list, which is about to be written anew: no word where it is of no use."""
+    """The index of a list, or None if unusable; no warning, as it is about to be rewritten."""
     with suppress(FileNotFoundError, ValueError):
         return FrameIndex(index_beside(manifest))
     return None
 
 
 def _is_ours(manifest: Path) -> bool:
-    """Whether a list is a CSV with a header of the names that are written."""
+    """Whether a list is a CSV with a header in our column names."""
     with open(manifest, encoding="utf-8-sig", errors="surrogateescape", newline="") as file:
         line = file.readline(_LONGEST_HEADER)
         while line.isspace():

@@ -1,4 +1,4 @@
-"""What `data check` found in a list, as text and as a page with plots."""
+"""The results of `data check` for a list, as text and as a page with plots."""
 
 import os
 import re
@@ -21,36 +21,36 @@ from hpm_video.runtime.pages import page, short
 from hpm_video.runtime.plots import histogram
 
 _NUM_BINS = 12
-_MAX_SIZES = 12  # frame sizes listed one by one
-_MAX_NAMED = 2000  # videos of a status on a page; the list has all of them
-_MAX_SHOWN = 20  # of these on the terminal
-_MAX_HEADLINE = 5  # of a status in the first sentence of the page
+_MAX_SIZES = 12  # frame sizes listed separately
+_MAX_NAMED = 2000  # videos per status on a page; the list has all of them
+_MAX_SHOWN = 20  # videos per status on the terminal
+_MAX_HEADLINE = 5  # videos per status in the first sentence of the page
 _BAR = 40  # characters
 
 
 @dataclass(frozen=True)
 class Named:
-    """Videos about which there is something to say."""
+    """Videos with a remark."""
 
     num_videos: int
-    first: tuple[tuple[str, str], ...]  # (path, reason) of the first ones, in their order
-    kinds: Mapping[str, int]  # reasons without numbers and names of files -> how many, most first
-    examples: Mapping[str, tuple[str, str]]  # the same -> (path, reason) of the first such video
+    first: tuple[tuple[str, str], ...]  # (path, reason) of the first ones, in list order
+    kinds: Mapping[str, int]  # reason without numbers and file names -> count, descending
+    examples: Mapping[str, tuple[str, str]]  # the same -> (path, reason) of the first one
 
 
 @dataclass(frozen=True)
 class Report:
-    """Figures of a checked list; those of the videos are of the ok and damaged ones."""
+    """Statistics of a checked list; those of videos cover ok and damaged ones."""
 
     num_videos: int  # rows of the list
-    num_ok: int  # of these, how many are ok
+    num_ok: int  # rows that are ok
     bad: Named
     damaged: Named
-    unusual: Named  # ok ones
-    left_out: Mapping[str, int]  # own word of the user for a video that is left out -> how many
-    durations_s: npt.NDArray[np.float64]  # of those whose duration is known
-    sizes: Mapping[tuple[int, int], int]  # (width, height) -> how many
-    labels: Mapping[str, int]  # label as on the page -> how many, in the order of the classes
+    unusual: Named  # ok, with a remark
+    left_out: Mapping[str, int]  # user's own status of skipped videos -> count
+    durations_s: npt.NDArray[np.float64]  # of videos with a known duration
+    sizes: Mapping[tuple[int, int], int]  # (width, height) -> count
+    labels: Mapping[str, int]  # displayed label -> count, in the order of classes
     num_bytes: int  # all together
     num_frames: int  # all together
 
@@ -79,14 +79,14 @@ class _Naming:
 
 
 def make_report(rows: Iterable[Mapping[str, str]], *, classes: Sequence[str] = ()) -> Report:
-    """Collect the figures of checked rows; `classes` are names of integer labels."""
+    """Collect the statistics of checked rows; `classes` are names of integer labels."""
     naming = {word: _Naming() for word in (BAD, DAMAGED, OK)}
     statuses: Counter[str] = Counter()
     labels: Counter[str] = Counter()
     sizes: Counter[tuple[int, int]] = Counter()
     durations_s = array("d")
     num_bytes = num_frames = 0
-    last = ""  # path of a part: others of the same file follow
+    last = ""  # previous path: parts of one file are adjacent
     for row in rows:
         status, reason = row.get("status", "").strip(), row.get("reason", "")
         statuses[status] += 1
@@ -107,7 +107,7 @@ def make_report(rows: Iterable[Mapping[str, str]], *, classes: Sequence[str] = (
     num_videos, num_ok = statuses.total(), statuses[OK]
     labels[""] += labels.pop("-1", 0)
     if all(re.fullmatch(r"\d+", label) for label in labels if label):
-        # A class without any ok video is what one wants to see
+        # Include classes without any ok video
         labels.update({str(number): 0 for number in range(len(classes))})
     return Report(
         num_videos=num_videos,
@@ -125,7 +125,7 @@ def make_report(rows: Iterable[Mapping[str, str]], *, classes: Sequence[str] = (
 
 
 def _extent(row: Mapping[str, str], part: Part | None) -> tuple[int, float | None]:
-    """Frames and seconds of a checked row; those of a part as its video's average has them."""
+    """Frames and seconds of a checked row; for a part, estimated from its share of the video."""
     frames = int(row["num_frames"])
     seconds = float(row["duration_s"]) if row["duration_s"] else None
     if part is None:
@@ -136,8 +136,11 @@ def _extent(row: Mapping[str, str], part: Part | None) -> tuple[int, float | Non
 
 
 def report_text(report: Report, *, page: str, figures: bool = True) -> str:
-    """The figures as lines of text, for a terminal; `page`: where more are named. ``figures``:
-    durations, sizes and classes too, not only what is wrong with which videos."""
+    """The statistics as lines of text for a terminal.
+
+    ``page``: the page that names more videos. ``figures``: also durations, sizes and classes, not
+    only problems.
+    """
     lines = [_headline(report)]
     for title, section in _sections(report):
         lines.append(f"{title.lower()}:")
@@ -171,7 +174,7 @@ def report_text(report: Report, *, page: str, figures: bool = True) -> str:
 
 
 def report_page(report: Report, *, title: str) -> str:
-    """The figures as one HTML page that needs no other file."""
+    """The statistics as one self-contained HTML page."""
     named = [(name, count) for name, count in report.labels.items() if name]
     plots = []
     if len(report.durations_s):
@@ -210,7 +213,7 @@ def report_page(report: Report, *, title: str) -> str:
 
 
 def _verdict(report: Report) -> tuple[str, str]:
-    """What a user must know first: is the list fit for training, and which files are not?"""
+    """The most important facts: is the list fit for training, and which files are not?"""
     if not report.bad.num_videos and not report.damaged.num_videos:
         return "good", f"All {report.num_ok:,} videos decode completely."
     words = []
@@ -228,7 +231,7 @@ def _verdict(report: Report) -> tuple[str, str]:
 
 
 def _tiles(report: Report) -> list[tuple[str, str, str]]:
-    """The numbers that the page begins with."""
+    """The numbers at the top of the page."""
     tiles = [
         ("videos", f"{report.num_videos:,}", "in the list"),
         ("ok", f"{report.num_ok:,}", "decode completely"),
@@ -246,7 +249,7 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
 
 
 def _sections(report: Report) -> list[tuple[str, Named]]:
-    """What there is to say of videos, by status; nothing of those of which there are none."""
+    """The remarks on videos, by status; only statuses that have any."""
     sections = [
         ("Bad, and left out of training", report.bad),
         ("Damaged, and used unless data.max_damage says otherwise", report.damaged),
@@ -256,7 +259,7 @@ def _sections(report: Report) -> list[tuple[str, Named]]:
 
 
 def _advice(named: Named) -> list[tuple[str, str]]:
-    """What to do about each kind, for its first video; the same for several kinds once."""
+    """What to do about each kind, for its first video; equal advice only once."""
     found: dict[str, str] = {}
     for kind in named.kinds:
         for remedy in remedies(*named.examples[kind]):
@@ -279,7 +282,7 @@ def _duration_line(report: Report) -> str:
 
 
 def _kind(path: str, reason: str) -> str:
-    """A reason without what differs from file to file."""
+    """A reason without the details that differ between files."""
     text = reason.replace(path, "FILE").replace(os.path.basename(path), "FILE")
     return re.sub(r"(?<![A-Za-z])[\d.]*\d", "N", text)
 
@@ -294,7 +297,7 @@ def _label_name(label: str, classes: Sequence[str]) -> str:
 
 
 def _size_counts(report: Report) -> dict[str, int]:
-    """Frame sizes as text -> how many, most first; the rare ones together."""
+    """Frame sizes as text -> count, descending; rare ones combined."""
     ordered = sorted(report.sizes.items(), key=lambda pair: (-pair[1], pair[0]))
     counts = {f"{width} x {height}": count for (width, height), count in ordered[:_MAX_SIZES]}
     if rest := ordered[_MAX_SIZES:]:
@@ -310,7 +313,7 @@ def _histogram(
 
 
 def _bars(counts: Iterable[tuple[str, int]]) -> list[str]:
-    """A line for each (name, count), with a bar."""
+    """A line with a bar for each (name, count)."""
     pairs = [(printable(name), int(count)) for name, count in counts]
     most = max(count for _, count in pairs)
     width = len(f"{most:,}")

@@ -1,8 +1,8 @@
-"""One video encoded anew for training, with PyAV: small, quick to decode, quick to seek in.
+"""Encodes a video for training with PyAV: small, fast to decode, fast to seek in.
 
-Keyframes are close together, there are no B-frames, and x264 leaves out what costs decoders time.
-Frames keep their number, order and times; the picture is turned as it is displayed, its shape of
-pixels stays. Sound, transparency and anything beyond 8 bits a channel are dropped.
+Keyframes are close together, there are no B-frames, and x264 avoids features that are slow to
+decode. Frames keep their number, order and times. Rotation is applied; the pixel aspect ratio is
+kept. Sound, transparency and anything beyond 8 bits per channel are dropped.
 """
 
 from collections import deque
@@ -26,23 +26,23 @@ from hpm_video.data.video.readers.exact import exact_reader
 from hpm_video.data.video.readers.frame_folder import is_pictures
 from hpm_video.data.video.readers.pyav import PyavReader
 
-# x264's, from the quickest to the one that makes the smallest files
+# x264's presets, from fastest to smallest files
 PRESETS = (
     "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow",
 )  # fmt: skip
-USUAL_FPS = 25  # where nothing says how long frames are shown
+USUAL_FPS = 25  # for sources without times or frame rate
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """How videos are encoded."""
+    """Encoder settings."""
 
-    short_side: int = 256  # pixels at most, even; smaller videos are not enlarged
-    gop: int = 16  # frames from one keyframe to the next, at most
+    short_side: int = 256  # most pixels, even; smaller videos are not enlarged
+    gop: int = 16  # most frames from one keyframe to the next
     crf: int = 23  # x264's constant quality in [0, 51], lower is better and larger
     preset: str = "fast"  # one of PRESETS
-    fps: float | None = None  # by repeating and dropping frames; None keeps all frames as they are
-    deinterlace: bool = False  # make whole pictures of frames that are flagged as interlaced
+    fps: float | None = None  # by repeating and dropping frames; None keeps all frames
+    deinterlace: bool = False  # deinterlace frames that are flagged as interlaced
 
     def __post_init__(self) -> None:
         """Raise ValueError for a setting out of range."""
@@ -60,7 +60,7 @@ class Encoding:
 
 @dataclass(frozen=True)
 class Encoded:
-    """How many frames were read, and how many written (others only with a new frame rate)."""
+    """Number of frames read and written, which differ only with a new frame rate."""
 
     num_read: int
     num_written: int
@@ -74,17 +74,17 @@ def encode_video(
     has_times: bool = True,
     part: tuple[FrameTable, range] | None = None,
 ) -> Encoded:
-    """Encode the video `source` as the H.264 mp4 file `target`, which is written over.
+    """Encode the video `source` as the H.264 mp4 file `target`, which is overwritten.
 
-    ``has_times``: whether frames are shown when the file says, else at its number per second.
-    ``part``: these frames alone, by what is known of the source.
+    ``has_times``: use the file's frame times; otherwise its frame rate. ``part``: the source's
+    frame table, and the frames to encode.
 
-    Raises VideoReadError: the source cannot be decoded to its end, or has no frames; OSError: the
-    target cannot be written, or not in this way.
+    Raises VideoReadError if the source cannot be decoded to its end or has no frames, and OSError
+    if the target cannot be written or encoding fails.
     """
     try:
         return _encode(_Reader(source, has_times=has_times, part=part), target, encoding)
-    except av.error.FFmpegError as error:  # one from reading is a VideoReadError already
+    except av.error.FFmpegError as error:  # reading raises VideoReadError instead
         raise OSError(error.errno, error.strerror) from error
 
 
@@ -102,7 +102,7 @@ def _encode(reader: "_Reader", target: str, encoding: Encoding) -> Encoded:
         rate = Fraction(encoding.fps).limit_denominator(1001)
         shown, time_base = _resampled(timed, time_base * rate), 1 / rate
     num_written = 0
-    # No dates and random numbers: the same video twice is the same file
+    # No dates and random numbers, so that output is reproducible
     with av.open(target, "w", format="mp4", container_options={"fflags": "bitexact"}) as output:
         stream = output.add_stream("libx264", rate=rate)
         assert isinstance(stream, VideoStream)
@@ -110,7 +110,7 @@ def _encode(reader: "_Reader", target: str, encoding: Encoding) -> Encoded:
         context = stream.codec_context
         context.gop_size, context.max_b_frames, context.thread_count = encoding.gop, 0, 1
         context.time_base = time_base
-        # mbtree's result may differ from run to run; with so short a GOP it saves some 2% of size
+        # mbtree is not deterministic; with such short GOPs it saves only about 2% of size
         context.options = {
             "preset": encoding.preset, "tune": "fastdecode", "crf": str(encoding.crf),
             "x264-params": "mbtree=0",
@@ -119,17 +119,17 @@ def _encode(reader: "_Reader", target: str, encoding: Encoding) -> Encoded:
             context.sample_aspect_ratio = 1 / ratio if _is_sideways(first) else ratio
         graphs: dict[tuple[object, ...], av.filter.Graph] = {}
         for frame, pts in shown:
-            # All of which may change within a file
+            # All of these may change within a file
             size = frame.width, frame.height
             kind = (*size, frame.format.name, demux.orientation_of(frame))
             if kind not in graphs:
                 odd_shape = size != (first.width, first.height)
                 graphs[kind] = _make_graph(frame, width, height, odd_shape=odd_shape)
-            frame.pts = None  # whose unit is another one
+            frame.pts = None  # its unit differs
             graphs[kind].vpush(frame)
             picture = graphs[kind].vpull()
             picture.pts, picture.time_base = pts, time_base
-            picture.pict_type = PictureType.NONE  # else keyframes of the source become some here
+            picture.pict_type = PictureType.NONE  # else source keyframes are copied
             if num_written == 0:
                 for name in ("colorspace", "color_primaries", "color_trc", "color_range"):
                     setattr(context, name, getattr(picture, name))
@@ -140,14 +140,14 @@ def _encode(reader: "_Reader", target: str, encoding: Encoding) -> Encoded:
 
 
 class _Reader:
-    """Decodes a file from its start to its end, or a part of it."""
+    """Decodes a file, or a part of it, from start to end."""
 
     def __init__(
         self, path: str, *, has_times: bool, part: tuple[FrameTable, range] | None
     ) -> None:
         self.path, self._has_times, self._part = path, has_times, part
         self.num_read = 0  # frames decoded so far
-        # Both known after opening, and None where the file does not say
+        # Set on opening; None if unknown
         self.rate: Fraction | None = None  # average frames per second
         self.pixel_aspect: Fraction | None = None  # width / height of a pixel
 
@@ -166,7 +166,7 @@ class _Reader:
                 self.num_read += 1
                 if not self._has_times:
                     frame.pts = None
-                if frame.time_base is None:  # as of those that came last
+                if frame.time_base is None:  # as for frames flushed at the end
                     frame.time_base = stream.time_base
                 yield frame
 
@@ -181,7 +181,7 @@ class _Reader:
             yield from demux.decode(stream.codec_context, packet) or []
 
     def _stills(self) -> Iterator[VideoFrame]:
-        """Yield the frames of a folder, or the one of an image: all of them must decode."""
+        """Yield the frames of a folder, or the one of an image; all of them must decode."""
         with reading(self.path):
             reader = exact_reader(self.path)
             self.rate = Fraction(reader.fps).limit_denominator(1_000_000) or None
@@ -194,11 +194,11 @@ class _Reader:
 
 
 def _deinterlaced(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
-    """Yield a frame for each, whole where it was interlaced; frames around it help with that."""
+    """Yield one frame per frame, deinterlaced where needed, using its neighbours."""
     kind = attrgetter("width", "height", "format.name")
     for _, alike in groupby(frames, key=kind):
         graph: av.filter.Graph | None = None
-        waiting: deque[tuple[int | None, int]] = deque()  # when frames are shown, and how long
+        waiting: deque[tuple[int | None, int]] = deque()  # display time and duration of frames
         for number, frame in enumerate(alike):
             if graph is None:
                 graph, time_base = av.filter.Graph(), frame.time_base or Fraction(1, 1000)
@@ -208,7 +208,7 @@ def _deinterlaced(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
                 filters = graph.add("bwdif", "mode=send_frame:deint=interlaced")
                 graph.link_nodes(source, filters, graph.add("buffersink")).configure()
             waiting.append((frame.pts, frame.duration or 0))
-            frame.pts = number  # the filter must have one
+            frame.pts = number  # required by the filter
             graph.vpush(frame)
             yield from _pulled(graph, waiting, time_base)
         if graph is not None:
@@ -219,8 +219,8 @@ def _deinterlaced(frames: Iterator[VideoFrame]) -> Iterator[VideoFrame]:
 def _pulled(
     graph: av.filter.Graph, waiting: deque[tuple[int | None, int]], time_base: Fraction
 ) -> Iterator[VideoFrame]:
-    """Yield the frames that are ready, which come in order, with their times."""
-    with suppress(BlockingIOError, EOFError):  # wants more frames; was the last one
+    """Yield the frames that the filter has ready, in order, with their times."""
+    with suppress(BlockingIOError, EOFError):  # needs more frames; end
         while waiting:
             frame = graph.vpull()
             frame.pts, frame.duration = waiting.popleft()
@@ -229,12 +229,12 @@ def _pulled(
 
 
 def _make_graph(frame: VideoFrame, width: int, height: int, *, odd_shape: bool) -> av.filter.Graph:
-    """What turns and scales frames like this one to a size, as yuv420p of the usual range.
+    """A filter graph that rotates and scales frames like this one, to yuv420p in TV range.
 
-    ``odd_shape``: whether the size is that of other frames: this one gets bars around it then.
+    ``odd_shape``: the frame differs in size from the first, so add bars to keep its aspect ratio.
     """
     graph = av.filter.Graph()
-    if hasattr(graph, "threads"):  # older ones choose for themselves
+    if hasattr(graph, "threads"):  # older versions lack it
         graph.threads = 1
     nodes = [
         graph.add_buffer(
@@ -262,7 +262,7 @@ def _is_sideways(frame: VideoFrame) -> bool:
 
 
 def _target_size(frame: VideoFrame, short_side: int) -> tuple[int, int]:
-    """Width and height as displayed: even, of the same shape, and not above what there is."""
+    """Width and height as displayed: even, with the same aspect ratio, and never enlarged."""
     width, height = frame.width, frame.height
     if _is_sideways(frame):
         width, height = height, width
@@ -275,13 +275,13 @@ def _target_size(frame: VideoFrame, short_side: int) -> tuple[int, int]:
 
 
 def _timed(frames: Iterator[VideoFrame], step: int) -> Iterator[tuple[VideoFrame, int, int]]:
-    """Yield (frame, start, end) in units of the frames' time base, from 0 and always increasing.
+    """Yield (frame, start, end) in units of the frames' time base, starting at 0 and increasing.
 
-    `step` is the usual length of a frame, for those that do not say when they are shown.
+    `step` is the default duration, for frames without times.
     """
     held: tuple[VideoFrame, int] | None = None
-    start: int | None = None  # what is 0 here
-    last: int | None = None  # the time in the file of the frame that is held
+    start: int | None = None  # file time that maps to 0
+    last: int | None = None  # file time of the held frame
     for frame in frames:
         time, now = 0, frame.pts
         if start is None:
@@ -289,7 +289,7 @@ def _timed(frames: Iterator[VideoFrame], step: int) -> Iterator[tuple[VideoFrame
         if held is not None:
             time = held[1] + step
             if now is not None and start is not None:
-                if last is not None and now < last:  # another recording, joined to the first
+                if last is not None and now < last:  # a concatenated recording
                     start = now - time
                 elif now != last:
                     time = max(now - start, held[1] + 1)
@@ -302,10 +302,10 @@ def _timed(frames: Iterator[VideoFrame], step: int) -> Iterator[tuple[VideoFrame
 def _resampled(
     frames: Iterator[tuple[VideoFrame, int, int]], scale: Fraction
 ) -> Iterator[tuple[VideoFrame, int]]:
-    """Yield (frame, time in other units, which are 1 / scale of those of the frames).
+    """Yield (frame, time), in new units that are 1 / scale of the frames' units.
 
-    A frame is shown from the unit nearest to its start until that nearest to its end: some
-    repeatedly, others not at all; of a video shorter than a unit, the last.
+    A frame is shown from the unit nearest to its start until the unit nearest to its end, so frames
+    are repeated or dropped. A video shorter than one unit gives its last frame.
     """
     shown = 0
     frame = None

@@ -1,8 +1,8 @@
-"""`hpm-video data list`: a manifest of a data set as it lies there.
+"""`hpm-video data list`: makes a manifest of a data set on disk.
 
 Beside the manifest, `classes.txt` gets the class names in the order of their labels, and
-`<manifest>_missing.csv` the videos that are named but not there. All three are read back before
-they appear, the manifest last; where anything fails none does.
+`<manifest>_missing.csv` the videos that are listed but missing. All three are verified by reading
+them back before they appear, the manifest last. On failure, none appears.
 """
 
 import os
@@ -40,14 +40,17 @@ from hpm_video.data.video.source import exists
 from hpm_video.runtime.files import keep_original, writing
 from hpm_video.runtime.reading import open_regular
 
-# Folders of these names hold parts of a data set, not its classes
+# Folders with these names are splits of a data set, not classes
 _SPLITS = {word for words in SPLITS.values() for word in words}
 Row = dict[str, object]
 
 
 @dataclass(frozen=True)
 class Listed:
-    """What was written. missing_file: None where no video is missing; notes: lines to show."""
+    """The written files.
+
+    missing_file: None if no video is missing. notes: lines to show the user.
+    """
 
     manifest: Path
     num_videos: int
@@ -62,7 +65,7 @@ class Listed:
         return "parts of videos" if self.are_parts else "videos"
 
     def summary(self) -> str:
-        """Return one line."""
+        """Return a summary in one line."""
         line = f"{shown(str(self.manifest))}: {self.num_videos} {self._rows}"
         if self.num_classes:
             line += f" of {self.num_classes} classes"
@@ -84,19 +87,19 @@ def list_official(
     annotations: str | Path | None = None,
     classes: str | Path | None = None,
 ) -> Listed:
-    """List a split of a data set by its official files.
+    """List a split of a data set from its official files.
 
     Args:
         data_set: a key of `DATA_SETS`.
-        folder: the videos, in any folders below it.
+        folder: the folder of the videos; they may be in any subfolder.
         output: the manifest to write.
-        split: "train", "test", and "val" where there is one.
-        fold: 1 to 3, of those that have three pairs of splits.
-        annotations: where the official files lie, by default somewhere below `folder`.
-        classes: a file of class names whose order to number them by, instead of the official one.
+        split: "train", "test", or "val" if there is one.
+        fold: 1 to 3, for data sets with three pairs of splits.
+        annotations: folder of the official files; by default they are searched for in `folder`.
+        classes: a file of class names, whose order replaces the official numbering.
 
-    Raises FileNotFoundError: something needed is not there; ValueError: a list is malformed, labels
-    do not fit the classes, or no video is there.
+    Raises FileNotFoundError if something required is missing, and ValueError if a list is
+    malformed, labels do not match the classes, or no video exists.
     """
     kind = DATA_SETS[data_set]
     if split not in kind.splits:
@@ -147,14 +150,14 @@ def list_folder(
     images: Images | None = None,
     labels: bool = True,
 ) -> Listed:
-    """List a folder that has a folder of videos per class, or videos only (without labels then).
+    """List a folder with one subfolder of videos per class, or with videos only (without labels).
 
-    Classes are numbered by `classes`, else the `classes.txt` in the folder, else that beside the
-    manifest, else in the order of their names (whole numbers in the order of their values).
-    ``images``: what images are, see `VideoTree`. ``labels``: whether folders are classes at all.
+    Classes are numbered by `classes`, else by the `classes.txt` in the folder, else by that beside
+    the manifest, else in the order of their names (numerically if all are whole numbers).
+    ``images``: the meaning of images, see `VideoTree`. ``labels``: whether subfolders are classes.
 
-    Raises FileNotFoundError: the folder does not exist; ValueError: it has no videos, videos beside
-    class folders, folders of splits, or of classes that are not among the known ones.
+    Raises FileNotFoundError if the folder does not exist, and ValueError if it has no videos, has
+    videos beside class folders, or its subfolders are splits or unknown classes.
     """
     tree = VideoTree(folder, images=images)
     _check_output(output, ())
@@ -227,24 +230,24 @@ def list_own(
     label: str | None = None,
     separator: str | None = None,
 ) -> Listed:
-    """Turn any list that `read_manifest` reads into a manifest of the videos that are there.
+    """Convert any list that `read_manifest` reads into a manifest of the videos that exist.
 
     Args:
         file: the list.
         output: the manifest to write.
-        root: where the list's relative paths start, by default its own folder.
+        root: base folder of the list's relative paths, by default its own folder.
         classes: a file of class names in the order of their labels; by default the `classes.txt`
             beside the list, or else beside the manifest.
-        split: only rows whose column `split` (or `subset`, `set`, `partition`) has this value or
+        split: select rows whose column `split` (or `subset`, `set`, `partition`) has this value or
             another spelling of it; classes are those of all rows.
-        seconds: the two columns that say when each row's part of its video begins and ends.
-        frames: the same, where they are numbers of frames.
-        label: what has the labels of videos in tars, see `read_shards`.
-        separator: what stands between the labels of a cell, where videos have several.
+        seconds: the two columns with the start and end of each row's part of its video.
+        frames: the same, as frame numbers.
+        label: source of the labels of videos in tars, see `read_shards`.
+        separator: separates several labels in a cell.
 
-    Raises FileNotFoundError: the list does not exist; ValueError: it is malformed, its labels do
-    not fit the classes, a video or part has two labels, no row is of the split, or no video is
-    there.
+    Raises FileNotFoundError if the list does not exist, and ValueError if it is malformed, its
+    labels do not match the classes, a video or part has two labels, no row belongs to the split, or
+    no video exists.
     """
     if not is_shards(file):
         check_is_local(file, job="data list")
@@ -259,7 +262,7 @@ def list_own(
         for name, old in zip(names, olds or (), strict=False)
     }
     several = LabelsConfig(separator=separator)
-    # Where each row stands, the codes of its labels, and how many frames it claims
+    # Location of each row, the codes of its labels, its claimed number of frames, and the row
     lines: list[tuple[str, frozenset[int], int, dict[str, str]]] = []
     keys: list[tuple[str, Part | None]] = []
     videos = read_videos(file, faults) if label is None else read_shards(file, faults, label)
@@ -306,10 +309,10 @@ def list_own(
     missing: list[Row] = []
     for _, codes, _, row in lines:
         path = as_on_disk(start, row["path"])
-        kept: Row = {key: value or None for key, value in row.items() if key}  # no row numbers
+        kept: Row = {key: value or None for key, value in row.items() if key}  # drops row numbers
         numbers = sorted({int(values[code]) for code in codes if values[code] >= 0})
         kept |= {"path": path, "label": (separator or "").join(map(str, numbers)) or None}
-        if is_url(path) or exists(path):  # of 100,000 URLs nobody asks whether they are there
+        if is_url(path) or exists(path):  # URLs are not checked: there may be very many
             rows.append(kept)
         else:
             missing.append({**kept, "path": row["path"], "status": "missing"})
@@ -325,8 +328,7 @@ def list_own(
 
 
 def splits_of_folder(folder: str | Path) -> dict[str, str]:
-    """The folders of the parts of a data set, by the names of `SPLITS`, where there are no other
-    folders."""
+    """The folders of a data set's splits, by names of `SPLITS`; empty if others exist."""
     with os.scandir(folder) as entries:
         names = [entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."]
     found = {split: name for name in sorted(names) for split in SPLITS if _is_named(name, split)}
@@ -335,7 +337,7 @@ def splits_of_folder(folder: str | Path) -> dict[str, str]:
 
 
 def splits_of_list(file: str | Path, *, root: str | Path | None = None) -> list[str]:
-    """Which of `SPLITS` the rows of a list say that they belong to; none without "train"."""
+    """The `SPLITS` that the rows of a list belong to; empty without "train"."""
     columns: Columns | None = None
     for where, row in read_videos(file):
         if columns is None:
@@ -354,7 +356,7 @@ def _is_named(name: str, split: str) -> bool:
 
 
 def _with_part(row: dict[str, str], renamed: Mapping[str, str], file: Path) -> dict[str, str]:
-    """The row with the columns that say which part it is under their names, times in seconds."""
+    """The row with its part columns renamed to ours, and times in seconds."""
     given = row
     for old, new in renamed.items():
         if old not in given:
@@ -370,8 +372,8 @@ def _with_part(row: dict[str, str], renamed: Mapping[str, str], file: Path) -> d
 
 
 def _of_images(tree: VideoTree) -> str:
-    """What to say of images that are no videos, after how many files are none."""
-    if tree.num_images <= len(tree.videos):  # such as thumbnails beside them
+    """The note on images that are not videos, following the number of other files."""
+    if tree.num_images <= len(tree.videos):  # probably thumbnails
         return ""
     return (
         f", {tree.num_images} of them images: `--images stills` lists each as a still video"
@@ -380,7 +382,7 @@ def _of_images(tree: VideoTree) -> str:
 
 
 def _known_classes(given: str | Path | None, *folders: Path) -> ClassNames | None:
-    """Class names of a file given, else of the first classes.txt in the folders."""
+    """Class names of the given file, else of the first classes.txt in the folders."""
     if given is not None:
         return read_classes(given)
     files = (folder / "classes.txt" for folder in folders)
@@ -388,7 +390,7 @@ def _known_classes(given: str | Path | None, *folders: Path) -> ClassNames | Non
 
 
 def _check_output(output: str | Path, inputs: Iterable[str]) -> None:
-    """Raise ValueError where a manifest would replace a file that is none, or one of the inputs."""
+    """Raise ValueError if the manifest would overwrite an input, or another kind of file."""
     output = Path(output)
     if output.is_dir():
         raise ValueError(f"output ({output}) must be a file, but is a folder")
@@ -400,7 +402,7 @@ def _check_output(output: str | Path, inputs: Iterable[str]) -> None:
         with open_regular(path) as file:
             head = file.readline(4096).decode("utf-8-sig", "replace")
         is_list = head.strip().split(",")[0] == "path"
-        if is_list and path != output:  # it is removed where nothing is missing
+        if is_list and path != output:  # it is deleted if nothing is missing
             is_list = all(row.get("status") == "missing" for _, row in read_rows(path))
         if not is_list:
             raise ValueError(f"output ({path}) must be a new file or a manifest: is another")
@@ -417,7 +419,10 @@ def _write_list(
     say_of_labels: bool = False,
     several: LabelsConfig | None = None,
 ) -> Listed:
-    """Write what was found. Paths of ``rows`` are absolute; ``source``: where they are named."""
+    """Write the results.
+
+    Paths of ``rows`` are absolute. ``source`` says in messages where videos are listed.
+    """
     output = Path(output)
     if not rows:
         example = str(missing[0]["path"])
@@ -427,7 +432,7 @@ def _write_list(
             f"none of the {len(missing)} videos {source} is there, e.g. {shown(example)}{hint}"
         )
     base = os.path.join(os.path.abspath(output.parent), "")
-    # What lies below the manifest may be moved with it
+    # Paths below the manifest's folder become relative, so that both can be moved together
     written, absent = (
         [{**row, "path": str(row["path"]).removeprefix(base)} for row in some]
         for some in (rows, missing)
@@ -435,7 +440,7 @@ def _write_list(
     classes_file, missing_file = output.parent / "classes.txt", _missing_file(output)
     with _staged(output) as staged:
         if classes and classes_file.is_file():
-            write_classes(classes_file, classes)  # only compares
+            write_classes(classes_file, classes)  # compares only
         elif classes:
             write_classes(staged.parent / classes_file.name, classes)
         elif classes_file.is_file():
@@ -449,7 +454,7 @@ def _write_list(
             notes.append(f"{unlabelled} {kind} have no label")
         try:
             num_classes = manifest.num_classes
-        except ValueError as error:  # may be right for a part of a data set
+        except ValueError as error:  # may be fine for a subset of a data set
             num_classes = 0
             notes.append(str(error).replace(str(staged), str(output)))
         if say_of_labels:
@@ -467,8 +472,10 @@ def _write_list(
 
 @contextmanager
 def _staged(output: Path) -> Iterator[Path]:
-    """Where to write ``output``, and files that belong beside it: once this ends without an error
-    all take their places, ``output`` last."""
+    """A temporary path to write ``output``, with any files beside it.
+
+    If the context ends without an error, all files are moved to their places, ``output`` last.
+    """
     new = [folder for folder in output.parents if not folder.exists()]
     with ExitStack() as stack:
         with writing(output):
@@ -481,7 +488,7 @@ def _staged(output: Path) -> Iterator[Path]:
         except BaseException:
             stack.close()
             for parent in new:
-                with suppress(OSError):  # something else lies there by now
+                with suppress(OSError):  # no longer empty
                     parent.rmdir()
             raise
         for path in sorted(Path(folder).iterdir(), key=lambda path: path.name == output.name):
@@ -489,7 +496,7 @@ def _staged(output: Path) -> Iterator[Path]:
 
 
 def _says_more(old: Path, rows: Iterable[Row]) -> bool:
-    """Whether a list has a video, or something on it, that is not in the rows to replace it."""
+    """Whether a list has a video, or a value, that the rows replacing it lack."""
     new = {_key(row): row for row in rows}
     for _, row in read_rows(old):
         known = new.get(_key(row), {})

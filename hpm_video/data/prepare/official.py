@@ -1,7 +1,7 @@
-"""The official lists of data sets, as they come. EPIC-KITCHENS-100, Charades and ActivityNet name
-parts of long videos.
+"""Official lists of data sets in their original formats.
 
-Each function reads one split and gives every video that belongs to it, there or not.
+Each function reads one split and returns all of its videos, whether they exist or not.
+EPIC-KITCHENS-100, Charades and ActivityNet list parts of long videos.
 """
 
 import csv
@@ -26,10 +26,10 @@ _KINETICS = ("youtube_id", "time_start", "time_end")  # columns of its lists
 
 @dataclass(frozen=True)
 class Video:
-    """A video that a list names. names: what its file may be called; label: -1 if not known."""
+    """A listed video. names: possible file names; label: -1 if unknown."""
 
     names: tuple[str, ...]
-    folder: str  # where it is expected, "" if anywhere
+    folder: str  # expected folder, "" if any
     label: int
     where: str  # file and line
     part: Part | None = None  # of the file
@@ -37,8 +37,7 @@ class Video:
 
 @dataclass(frozen=True)
 class Listing:
-    """The videos of a split, the class names in the order of the labels, the files read, and lines
-    to show."""
+    """The videos of a split, its class names in label order, files read, and lines to show."""
 
     videos: list[Video]
     classes: tuple[str, ...]
@@ -48,7 +47,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class DataSet:
-    """How the lists of a data set are read. has_folds: whether it has three pairs of splits."""
+    """How to read the lists of a data set. has_folds: whether it has three pairs of splits."""
 
     title: str
     splits: tuple[str, ...]
@@ -57,9 +56,10 @@ class DataSet:
 
 
 def read_ssv2(tree: VideoTree, split: str, fold: int) -> Listing:
-    """Something-Something V2: json lists of `id` and `template`; `labels.json` numbers templates.
+    """Something-Something V2: JSON lists of `id` and `template`.
 
-    The labels of the test split are in `test-answers.csv` (id;template), and -1 without it.
+    `labels.json` numbers the templates. The labels of the test split are in `test-answers.csv`
+    (id;template); without it they are -1.
     """
     labels_file = _one(tree, r"(something-something-v2-)?labels\.json", "labels.json")
     labels = _json(labels_file, dict)
@@ -104,8 +104,7 @@ def read_ssv2(tree: VideoTree, split: str, fold: int) -> Listing:
 def read_kinetics(tree: VideoTree, split: str, fold: int) -> Listing:
     """Kinetics-400, 600 or 700: csv of `label`, `youtube_id`, `time_start`, `time_end`, `split`.
 
-    Classes are numbered by name, those of the training list where it is there. Test lists may be
-    without labels.
+    Classes are numbered by name, using the training list if it exists. Test lists may lack labels.
     """
     words = {"train": "train", "val": "val|validate|validation", "test": "test|holdout_test"}
     form = r"(kinetics[-_]?\d*(_2020)?[-_])?({})\.(csv|txt)"
@@ -136,7 +135,7 @@ def read_kinetics(tree: VideoTree, split: str, fold: int) -> Listing:
             raise ValueError(f"{where}: time ({shown(times)}) must be two numbers") from None
         identity = row["youtube_id"]
         names = [f"{identity}_{start:06d}_{end:06d}.mp4"]
-        if uses[identity] == 1:  # some copies leave the times out
+        if uses[identity] == 1:  # some copies omit the times in names
             names.append(f"{identity}.mp4")
         label = numbers.get(row["label"], -1)
         videos.append(Video(tuple(names), row["label"], label, where))
@@ -144,8 +143,11 @@ def read_kinetics(tree: VideoTree, split: str, fold: int) -> Listing:
 
 
 def read_ucf101(tree: VideoTree, split: str, fold: int) -> Listing:
-    """UCF101: `classInd.txt` ("1 Class"), `trainlist01.txt` ("Class/video.avi 1"), `testlist01.txt`
-    ("Class/video.avi")."""
+    """UCF101, from its text files.
+
+    These are `classInd.txt` ("1 Class"), `trainlist01.txt` ("Class/video.avi 1") and
+    `testlist01.txt` ("Class/video.avi").
+    """
     class_file = _one(tree, r"classind\.txt", "classInd.txt")
     classes: list[str] = []
     for where, (number, name) in _words(class_file, 2):
@@ -203,11 +205,13 @@ def read_hmdb51(tree: VideoTree, split: str, fold: int) -> Listing:
 
 
 def read_epic(tree: VideoTree, split: str, fold: int, *, kind: str) -> Listing:
-    """EPIC-KITCHENS-100: csv lists of `video_id`, `start_timestamp`, `stop_timestamp`, `verb_class`
-    and `noun_class`, and the names of both. The test list has no labels.
+    """EPIC-KITCHENS-100, from its csv lists.
 
-    ``kind``: "verb", "noun", or "action", a pair of both, of those that occur in training and
-    validation, in the order of their numbers.
+    They have `video_id`, `start_timestamp`, `stop_timestamp`, `verb_class` and `noun_class`, and
+    the names of both. The test list has no labels.
+
+    ``kind``: "verb", "noun" or "action". Actions are the (verb, noun) pairs that occur in training
+    and validation, in the order of their numbers.
     """
     names = {"train": "train", "val": "validation", "test": "test_timestamps"}
 
@@ -259,8 +263,11 @@ def read_epic(tree: VideoTree, split: str, fold: int, *, kind: str) -> Listing:
 
 
 def read_charades(tree: VideoTree, split: str, fold: int) -> Listing:
-    """Charades: csv lists of `id`, `actions` ("c092 11.90 21.20;c147 0.00 12.60", in seconds) and
-    `length`; `Charades_v1_classes.txt` ("c000 Holding some clothes"). Each action is a part."""
+    """Charades, from its csv lists and `Charades_v1_classes.txt` ("c000 Holding some clothes").
+
+    The lists have `id`, `actions` ("c092 11.90 21.20;c147 0.00 12.60", in seconds) and `length`.
+    Each action is a part.
+    """
     class_file = _one(tree, r"Charades_v1_classes\.txt", "Charades_v1_classes.txt")
     classes: list[str] = []
     with _text(class_file) as lines:
@@ -287,10 +294,10 @@ def read_charades(tree: VideoTree, split: str, fold: int) -> Listing:
 
 
 def read_activitynet(tree: VideoTree, split: str, fold: int) -> Listing:
-    """ActivityNet: one JSON file with a `database` of videos, each with `subset`, `duration` and
-    `annotations` of `segment` (seconds) and `label`. Classes are numbered by name.
+    """ActivityNet, from one JSON file with a `database` of videos.
 
-    Videos of the test split have no annotations: they are listed whole.
+    Each has `subset`, `duration` and `annotations` of `segment` (seconds) and `label`. Classes are
+    numbered by name. Videos of the test split have no annotations and are listed whole.
     """
     file = _one(tree, r"activity_net\.v1-[23](\.min)?\.json", "activity_net.v1-3.min.json")
     videos = _json(file, dict).get("database")
@@ -317,7 +324,7 @@ def read_activitynet(tree: VideoTree, split: str, fold: int) -> Listing:
 
 
 class _Parts:
-    """The parts of a list. Those that no video can have are left out: published lists have some."""
+    """The parts of a list. Impossible ranges, which published lists contain, are skipped."""
 
     def __init__(self) -> None:
         self.videos: list[Video] = []
@@ -331,7 +338,7 @@ class _Parts:
         times: Sequence[str],
         duration: str = "",
     ) -> None:
-        """Add a part of a video of one of these names. ``duration``: of the video, if known."""
+        """Add a part of a video with one of these names. ``duration``: of the video, if known."""
         seconds = [seconds_of(text) for text in times]
         start, end = (*seconds, None, None)[:2]
         said = f"{where}: {' to '.join(map(shown, times))}"
@@ -344,7 +351,7 @@ class _Parts:
             self.videos.append(Video(names, "", label, where, Part(start, end)))
 
     def notes(self) -> tuple[str, ...]:
-        """A line about what is left out."""
+        """A line about skipped parts."""
         if not self._left_out:
             return ()
         count, first = len(self._left_out), self._left_out[0]
@@ -376,7 +383,7 @@ def _template(text: str) -> str:
 
 
 def _all(tree: VideoTree, form: str) -> list[str]:
-    """Paths of the texts of a tree whose name has the form."""
+    """Paths of a tree's text files whose names match the pattern."""
     return [p for p in tree.texts if re.fullmatch(form, os.path.basename(p), re.IGNORECASE)]
 
 
@@ -419,7 +426,7 @@ def _csv(file: str, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
 
 
 def _table(file: str, *needed: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield (line, row) of a csv with a header, which has the columns ``needed``."""
+    """Yield (line, row) of a csv whose header has the columns ``needed``."""
     rows = _csv(file)
     _, header = next(rows, (1, []))
     for column in needed:
@@ -434,10 +441,10 @@ def _table(file: str, *needed: str) -> Iterator[tuple[int, dict[str, str]]]:
 
 
 def _words(file: str, *counts: int) -> Iterator[tuple[str, list[str]]]:
-    """Yield (where, words) of the lines of a text, which have one of ``counts`` words."""
+    """Yield (where, words) of the lines of a text file; each must have one of ``counts`` words."""
     with _text(file) as lines:
         for number, line in enumerate(lines, start=1):
-            words = line.rsplit(None, max(counts) - 1)  # names may hold spaces
+            words = line.rsplit(None, max(counts) - 1)  # names may contain spaces
             if words and len(words) not in counts:
                 raise ValueError(
                     f"{file}:{number}: ({shown(line.strip())}) must have "

@@ -1,4 +1,4 @@
-"""Lists of own videos: one to learn from and, where there are labels, one to judge on."""
+"""Lists of your own videos: one for training and, if there are labels, one for validation."""
 
 import hashlib
 import os
@@ -33,20 +33,21 @@ def list_own_videos(
     """Write lists of "train", "val" and "test", as far as there are such videos.
 
     Args:
-        source: a folder of videos, of classes, or of folders of these for each part; or a list.
+        source: a folder of videos or of class folders, or one with such a folder per split; or a
+            list.
         output_dir: the folder for train.csv, val.csv, test.csv and classes.txt.
-        val: a folder or list to judge on.
-        root: where relative paths of a list start.
-        held_out: share of each class to judge on, where nothing else says which videos.
+        val: a folder or list for validation.
+        root: base folder of a list's relative paths.
+        held_out: share of each class held out for validation, if no split is given.
         labels: whether folders are classes.
-        images: what images are, see `VideoTree`.
+        images: meaning of images, see `VideoTree`.
 
     Returns the lists, and lines to show. Raises as `list_folder` and `list_own` do.
     """
     classes, notes = output_dir / "classes.txt", list[str]()
 
     def listed(what: str, part: str, *, split: str | None = None) -> Path:
-        """The list of a folder, or of a list's rows of a split; classes are those known by then."""
+        """Make the list of a folder, or of a split of a list, with the classes known so far."""
         known, output = classes if classes.is_file() else None, output_dir / f"{part}.csv"
         if os.path.isdir(what):
             found = list_folder(what, output, classes=known, images=images, labels=labels)
@@ -95,10 +96,11 @@ def list_own_videos(
 
 
 def hold_out(rows: Sequence[Row], share: float, *, start: str) -> tuple[list[Row], list[Row]]:
-    """Rows to learn from, and a share of each class to judge on.
+    """Split rows into training rows and held-out rows, a share of each class.
 
-    Which ones depends on the videos' paths from ``start`` alone: the same on every machine. At
-    least one video of a class is held out where it has two. Parts of a video stay together.
+    The choice depends only on the videos' paths relative to ``start``, so it is the same on every
+    machine. At least one video is held out of each class with two or more. Parts of a video stay
+    together.
     """
     classes: dict[str, dict[str, bytes]] = {}
     seen: set[str] = set()

@@ -1,7 +1,7 @@
-"""Encoded videos packed into tars, as `webdataset` reads them: ``KEY.mp4``, ``.json``, ``.cls``.
+"""Packs encoded videos into tars in `webdataset` format: ``KEY.mp4``, ``.json``, ``.cls``.
 
-Videos are encoded into a hidden folder; as soon as all of a tar are there, it is written and they
-are deleted. So there are never many small files.
+Videos are encoded into a hidden folder. Once all videos of a tar exist, the tar is written and they
+are deleted, so there are never many small files.
 """
 
 import io
@@ -21,14 +21,14 @@ from hpm_video.data.video.tar_listing import list_tar
 from hpm_video.runtime.files import whole_file
 
 _STAGED = ".staged"
-_FOUND = ("num_frames", "fps", "width", "height")  # of a verdict, in the JSON
+_FOUND = ("num_frames", "fps", "width", "height")  # fields of a verdict stored in the JSON
 
 
 @dataclass(frozen=True)
 class Packed:
-    """A video of a tar."""
+    """A video for a tar."""
 
-    path: str  # where it is now: a file, or in the tar as it is
+    path: str  # current path: a file, or a member of the existing tar
     name: str  # in the tar
     row: Mapping[str, str]  # of the list
     verdict: Verdict
@@ -36,32 +36,32 @@ class Packed:
 
 @dataclass(frozen=True)
 class Shards:
-    """Which video goes into which tar: so many each, in the order of the list."""
+    """Assigns videos to tars: a fixed number each, in list order."""
 
     folder: Path
-    stem: str  # with which their names begin
-    size: int  # videos a tar
+    stem: str  # prefix of their names
+    size: int  # videos per tar
 
     def staged(self, names: Sequence[str]) -> list[str]:
-        """Where videos are encoded to, below the folder; equal names are one video."""
+        """Where videos are encoded, relative to the folder; equal names are one video."""
         numbers = {name: number for number, name in enumerate(dict.fromkeys(names))}
         return [os.path.join(_STAGED, f"{numbers[name]:09d}.mp4") for name in names]
 
     def shard(self, staged: str) -> int:
-        """The number of the tar of a video."""
+        """The number of the tar for a video."""
         return int(Path(staged).stem) // self.size
 
     def tar(self, number: int) -> Path:
         return self.folder / f"{self.stem}-{number:05d}.tar"
 
     def name(self, staged: str) -> str:
-        """The path of a video in its tar, below the folder."""
+        """The path of a video in its tar, relative to the folder."""
         return f"{self.tar(self.shard(staged)).name}/{os.path.basename(staged)}"
 
     def pack(self, number: int, videos: Iterable[Packed]) -> None:
-        """Write a tar in place of what it was, none without videos; delete the staged files.
+        """Write or replace a tar, delete it if it has no videos, and delete the staged files.
 
-        Raises ValueError: it cannot be written.
+        Raises ValueError if it cannot be written.
         """
         videos, path = list(videos), self.tar(number)
         if videos:
@@ -79,8 +79,8 @@ class Shards:
                 os.unlink(self.folder / _STAGED / video.name)
 
     def finish(self) -> None:
-        """Remove the folder of staged files, which is empty by now."""
-        with suppress(OSError):  # a part of the work may still use it
+        """Remove the folder of staged files if it is empty."""
+        with suppress(OSError):  # another part of the job may still use it
             (self.folder / _STAGED).rmdir()
 
 
@@ -93,7 +93,7 @@ def _add(tar: tarfile.TarFile, video: Packed) -> None:
         file.seek(0)
         _add_file(tar, video.name, file, size)
     _add_text(tar, f"{key}.json", json.dumps(about))
-    if label.isdecimal():  # a number is what webdataset takes it for
+    if label.isdecimal():  # webdataset expects a number
         _add_text(tar, f"{key}.cls", label)
 
 

@@ -1,4 +1,4 @@
-"""What mends a video, by the reason that a check gave; with an ffmpeg line where one does."""
+"""How to repair a video, by the reason that a check gave; with an ffmpeg command if one helps."""
 
 import os
 import re
@@ -6,8 +6,8 @@ import shlex
 
 from hpm_video.data.video.frames import NO_SUCH_FILE
 
-# How a reason, or one of several, begins, and what to do. SOURCE and TARGET are files; numbers in
-# braces are what the reason says in the same places.
+# Start of a reason -> what to do. SOURCE and TARGET are files; numbers in braces are filled with
+# the groups of the pattern.
 _REMEDIES = {
     r"is cut off: an mp4": "copy or download it again: nothing can be found without the index",
     r"is cut off": "copy or download it again, or use what is there",
@@ -35,7 +35,7 @@ _REMEDIES = {
 }
 
 
-# What stands in a path that is none, and what it should be
+# Mistakes in paths, and corrections
 _NO_PATHS = {
     r"(.*/)?\w+:/": "write a path, not an address: /a/b.mp4 for file:///a/b.mp4",
     r"(.*/)?~\w*/": "write your home folder out: ~ means it to the shell alone",

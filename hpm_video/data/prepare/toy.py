@@ -1,6 +1,6 @@
-"""Sets of toy videos: files, a list with labels, and where the object is in every frame.
+"""Sets of toy videos: files, a list with labels, and the object's position in every frame.
 
-`hpm_video.data.prepare.toy_drawing` says what such a video shows.
+`hpm_video.data.prepare.toy_drawing` describes the videos.
 """
 
 import csv
@@ -30,15 +30,15 @@ FORMATS = ("mp4", "webm", "avi")
 POSITION_COLUMNS = ("path", "frame", "y", "x", "radius")
 KEYFRAME_INTERVAL = 12  # frames
 
-# Encoder, its options. The bytes repeat: one thread, no dates or random ids, and no x264 mbtree,
-# whose result for frames this small changes from run to run.
+# (encoder, its options). Output is reproducible: one thread, no dates or random ids, and no x264
+# mbtree, which is not deterministic for frames this small.
 _ENCODERS = {
     "mp4": ("libx264", {"crf": "18", "preset": "veryfast", "x264-params": "mbtree=0"}),
     "webm": ("libvpx-vp9", {"crf": "20", "b": "0", "deadline": "realtime", "cpu-used": "8"}),
     "avi": ("mpeg4", {"qmin": "2", "qmax": "3"}),
 }
 
-_LEAST = {"size": 32, "num_frames": 2, "seed": 0, "distractors": 0}  # of others 1
+_LEAST = {"size": 32, "num_frames": 2, "seed": 0, "distractors": 0}  # 1 for all others
 
 
 def write_toy_videos(
@@ -55,14 +55,14 @@ def write_toy_videos(
 ) -> Path:
     """Write a balanced set of toy videos and return the path of its manifest.
 
-    Video i has class i % 8 and format (i // 8) % len(formats), and its content depends on
-    (seed, i) alone: the first videos of a larger set are the same, and training and validation
-    sets differ by seed. `size` is the side in pixels (even, at least 32), `num_workers` the number
-    of threads. Written are `videos/<class>/<class>_00012.<format>`, `classes.txt` (a name per
-    line, in label order), `positions.csv` (see `read_positions`), `toy.json` (the settings) and,
-    last, `manifest.csv` (path, label, num_frames, fps, width, height; paths relative to it).
+    Video i has class i % 8 and format (i // 8) % len(formats), and its content depends on (seed, i)
+    alone. So a larger set begins with the same videos, and training and validation sets differ by
+    seed. `size` is the side in pixels (even, at least 32), `num_workers` the number of threads.
+    Writes `videos/<class>/<class>_00012.<format>`, `classes.txt` (one name per line, in label
+    order), `positions.csv` (see `read_positions`), `toy.json` (the settings) and, last,
+    `manifest.csv` (path, label, num_frames, fps, width, height; paths relative to it).
 
-    A finished set with the same settings is left as it is; an interrupted one is written again.
+    A complete set with the same settings is left as it is; an interrupted one is written again.
     Raises ValueError for a setting out of range, and for a folder that holds another set.
     """
     settings = {
@@ -91,11 +91,12 @@ def write_toy_videos(
     ):
         raise ValueError(f"output_dir ({output_dir}) holds other files: must be empty or new")
     output_dir.mkdir(parents=True, exist_ok=True)
-    # First, as it says whose an unfinished folder is
+    # Written first, to identify an unfinished folder
     write_atomically(stored, [json.dumps(described) + "\n"])
     for name in CLASSES[:num_videos]:
         (output_dir / "videos" / name).mkdir(parents=True, exist_ok=True)
-    # A format per round of 8: every class gets the same ones, as codecs show in single frames.
+    # One format per round of 8: codecs leave traces in single frames, so every class gets the same
+    # ones. Threads suffice: encoding, most of the work, releases the interpreter's lock.
     paths = [
         f"videos/{name}/{name}_{index:05d}.{formats[index // 8 % len(formats)]}"
         for index, name in enumerate(islice(cycle(CLASSES), num_videos))
@@ -135,7 +136,7 @@ def first_videos(manifest: Path, path: Path, count: int) -> Path:
     """Write a list of the first ``count`` videos of a toy set, balanced over its classes."""
     rows = [row for _, row in islice(read_rows(manifest), count)]
     for row in rows:
-        row["path"] = os.path.relpath(manifest.parent / row["path"], path.parent)  # moves along
+        row["path"] = os.path.relpath(manifest.parent / row["path"], path.parent)  # relocatable
     write_manifest(path, rows)
     return path
 
@@ -163,12 +164,12 @@ def read_positions(path: str | Path) -> dict[str, Floats]:
 def object_mask(
     positions: Floats, size: int, *, grid_time: int, grid_height: int, grid_width: int
 ) -> Floats:
-    """Share of every token covered by the moving object's disc, over its area and its frames.
+    """Share of every token that the moving object's disc covers, over the token's area and frames.
 
-    `positions` (T, 3) holds y, x, radius in pixels of the uncropped frame of side `size`, for the
-    frames of the clip in their order (index it with the clip's frame indices). Returns
-    (grid_time, grid_height, grid_width) float32 in [0, 1]. Raises ValueError if the grid does not
-    divide the clip.
+    `positions` (T, 3) holds y, x, radius in pixels of the uncropped frame with side `size`, for the
+    frames of the clip in order (index it with the clip's frame indices). Returns (grid_time,
+    grid_height, grid_width) float32 in [0, 1]. Raises ValueError if the grid does not divide the
+    clip.
     """
     if positions.ndim != 2 or positions.shape[1] != 3 or not len(positions):
         raise ValueError(f"shape of positions {positions.shape} must be (T, 3)")
@@ -177,7 +178,7 @@ def object_mask(
         if cells < 1 or length % cells:
             raise ValueError(f"grid_{name} ({cells}) must divide {length}")
     gaps = np.arange(size) - positions[:, :2, None] + size / 2  # (T, 2, size)
-    gaps = gaps % size - size / 2  # signed, the shorter way round the torus
+    gaps = gaps % size - size / 2  # signed, the shorter way around the torus
     covered = np.hypot(gaps[:, 0, :, None], gaps[:, 1, None, :]) <= positions[:, 2, None, None]
     area = size // grid_height, grid_width, size // grid_width
     shares = covered.reshape(grid_time, -1, grid_height, *area)  # (t, frames, h, y, w, x)
@@ -186,7 +187,7 @@ def object_mask(
 
 def _encode(path: Path, frames: Iterable[NDArray[np.uint8]], size: int, fps: int) -> None:
     codec, options = _ENCODERS[path.suffix[1:]]
-    # Always the same name, so that what a kill left is replaced
+    # Always the same name, so that remains of a killed process are overwritten
     temporary, exact = str(path.with_name(f".{path.name}.tmp")), {"fflags": "bitexact"}
     new_file(temporary)
     with av.open(temporary, "w", format=path.suffix[1:], container_options=exact) as container:
@@ -205,7 +206,7 @@ def _encode(path: Path, frames: Iterable[NDArray[np.uint8]], size: int, fps: int
 
 
 def _differences(stored: Path, described: dict[str, Any]) -> str:
-    """In which settings the set of a toy.json differs; nothing if in none."""
+    """The settings in which a toy.json differs; empty if none do."""
     try:
         found = read_json(stored)
     except (OSError, ValueError):

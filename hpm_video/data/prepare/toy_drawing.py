@@ -1,17 +1,16 @@
 """Toy videos: a textured object moves over a textured background; its direction is the label.
 
-What must not give the class away, and how it is kept silent:
+These properties must not reveal the class:
 
-* Position. The world is a torus of the frame's size: an object that leaves one side enters at the
-  other and is drawn on both. With a start drawn uniformly, its position in every single frame is
-  then uniform for every class. A start chosen so that the path stays inside would leak the class
-  (seen at the right edge, it came from the left); on a larger canvas it would be lost from view.
-* Speed. It is constant, and drawn from one range for all classes.
-* Looks. Shape, colours, background, flicker and format are drawn without regard to the class;
-  still distractors are drawn like the moving object. What is left: compression's faint traces.
+* Position. The world is a torus of the frame's size: an object that leaves on one side re-enters on
+  the opposite side and is drawn on both. Starts are uniform, so the position in every single frame
+  is uniform for every class. Starts that keep the path inside the frame would leak the class (an
+  object at the right edge came from the left); on a larger canvas the object would leave the view.
+* Speed. It is constant, and drawn from the same range for all classes.
+* Appearance. Shape, colours, background, flicker and format are drawn independently of the class;
+  still distractors look like the moving object. Only faint compression artefacts remain.
 
-Mirroring a video changes the class of most of them, so a classifier must be trained without random
-flips.
+Mirroring changes the class of most videos, so classifiers must be trained without random flips.
 """
 
 import math
@@ -22,21 +21,21 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-# Label k moves at k eighths of a full turn, clockwise from right.
+# Label k moves in the direction of k eighths of a full turn, clockwise from right.
 CLASSES = ("right", "down_right", "down", "down_left", "left", "up_left", "up", "up_right")
 
-SPEED = (0.04, 0.06)  # path length per frame, share of the side
-RADIUS = (0.16, 0.2)  # of the moving object, share of the side
-STILL_RADIUS = (0.1, 0.14)  # of a distractor: small enough not to hide the object
+SPEED = (0.04, 0.06)  # path length per frame, as a share of the side
+RADIUS = (0.16, 0.2)  # of the moving object, as a share of the side
+STILL_RADIUS = (0.1, 0.14)  # of a distractor: too small to hide the object
 
-_BLOCK_BYTES = 64 << 20  # of frames drawn at once, four bytes a sample
+_BLOCK_BYTES = 64 << 20  # of frames drawn at once, four bytes per sample
 
 # Outlines as (corners, inner radius / outer radius): disc, square, bulging triangle, star.
 _SHAPES = ((32, math.cos(math.pi / 32)), (4, math.cos(math.pi / 4)), (3, 0.62), (5, 0.58))
 
 
 def toy_positions(seed: int, index: int, *, size: int, num_frames: int) -> Floats:
-    """Where the object of video `index` is: (T, 3) float32 of y, x, radius in pixels.
+    """The positions of the object in video `index`: (T, 3) float32 of y, x, radius in pixels.
 
     The centre lies in [0, size) on the torus; y = 0 is the middle of the first row of pixels.
     """
@@ -47,7 +46,7 @@ def toy_positions(seed: int, index: int, *, size: int, num_frames: int) -> Float
 def render_toy_video(
     seed: int, index: int, *, size: int, num_frames: int, distractors: int = 1
 ) -> tuple[NDArray[np.uint8], Floats]:
-    """Draw video `index`: frames (T, size, size, 3) uint8 and positions as `toy_positions`."""
+    """Draw video `index`: frames (T, size, size, 3) uint8, and positions as in `toy_positions`."""
     blocks, positions = draw_toy_video(
         seed, index, size=size, num_frames=num_frames, distractors=distractors
     )
@@ -57,7 +56,7 @@ def render_toy_video(
 def draw_toy_video(
     seed: int, index: int, *, size: int, num_frames: int, distractors: int = 1
 ) -> tuple[Iterator[NDArray[np.uint8]], Floats]:
-    """The same, with the frames in blocks (t, size, size, 3) that are drawn as they are taken."""
+    """Like `render_toy_video`, but yields blocks (t, size, size, 3), drawn as they are consumed."""
     rng = np.random.default_rng((seed, index))
     positions = _draw_track(rng, CLASSES[index % 8], size, num_frames)
     moving = _draw_object(rng, float(positions[0, 2]))
@@ -82,17 +81,17 @@ def draw_toy_video(
 
 
 def _draw_track(rng: np.random.Generator, name: str, size: int, num_frames: int) -> Floats:
-    # Every class draws the same numbers in the same order; the name only turns the path.
+    # All classes draw the same random numbers in the same order; the class only rotates the path.
     start = rng.uniform(0, size, 2)
     radius, speed = size * rng.uniform(*RADIUS), size * rng.uniform(*SPEED)
     angle = 2 * np.pi * CLASSES.index(name) / len(CLASSES)  # y points down: clockwise
     path = speed * np.arange(num_frames)[:, None] * np.array([np.sin(angle), np.cos(angle)])
-    centres = np.round(start + path, 3) % size  # as exact as positions.csv
+    centres = np.round(start + path, 3) % size  # precision of positions.csv
     return np.column_stack([centres, np.full(num_frames, round(radius, 3))]).astype(np.float32)
 
 
 def _draw_background(rng: np.random.Generator, size: int) -> Floats:
-    # Smooth colour noise: random grids of 2, 4 and 8 cells, interpolated round the torus.
+    # Smooth colour noise: random grids of 2, 4 and 8 cells, interpolated around the torus.
     image = np.zeros((3, size, size))
     for cells, weight in ((2, 1.0), (4, 0.6), (8, 0.2)):
         at = np.arange(size) * cells / size
@@ -106,13 +105,14 @@ def _draw_background(rng: np.random.Generator, size: int) -> Floats:
 
 
 def _draw_object(rng: np.random.Generator, radius: float) -> Floats:
-    # A patch (n, n, 4) of colour times coverage, and coverage; drawn 4x finer, then averaged.
+    # A patch (n, n, 4) of colour times coverage, and coverage; drawn at 4x resolution, then
+    # averaged.
     (corners, inner), turn = _SHAPES[rng.integers(len(_SHAPES))], rng.uniform(0, 2 * np.pi)
-    # Two shades of a colour: an object's inside can be guessed from a part of it, so that what is
-    # left to learn for a model that fills in hidden parts is where the object is and goes.
+    # Two shades of one colour: a visible piece of the object reveals its inside, so a model that
+    # fills in hidden parts is left to learn where the object is and where it goes.
     bright = rng.uniform(0.15, 1, 3)
     dark = 0.8 * bright
-    mosaic = rng.permutation(16).reshape(4, 4) < 8  # not periodic: motion stays unambiguous
+    mosaic = rng.permutation(16).reshape(4, 4) < 8  # not periodic, so that motion is unambiguous
     half, fine = math.ceil(radius) + 1, 4
     axis = ((np.arange((2 * half + 1) * fine) + 0.5) / fine - half - 0.5) / radius
     y, x, sin, cos = axis[:, None], axis[None, :], np.sin(turn), np.cos(turn)
@@ -129,7 +129,7 @@ def _draw_object(rng: np.random.Generator, radius: float) -> Floats:
 
 
 def _paste(frames: Floats, patch: Floats, centres: NDArray[np.float64]) -> None:
-    # Draw the patch into (T, H, W, 3) in place, centred at (T, 2) between pixels, round the torus.
+    # Draw the patch into (T, H, W, 3) in place, centred at (T, 2) between pixels, around the torus.
     size, n = frames.shape[1], len(patch)
     whole = np.floor(centres).astype(int)
     fy, fx = np.moveaxis((centres - whole).astype(np.float32), 1, 0)[:, :, None, None, None]

@@ -1,7 +1,7 @@
-"""``hpm-video data transcode``: the videos of a list encoded anew for training, and a new list.
+"""``hpm-video data transcode``: encodes the videos of a list for training, and writes a new list.
 
 Each video is encoded in a process that can be killed, see `transcode_video`. A journal in the
-folder tells the next run what is there.
+folder lets the next run resume.
 """
 
 import json
@@ -53,23 +53,23 @@ _SAMPLE = 8  # videos whose reading is timed
 
 @dataclass(frozen=True)
 class Gain:
-    """What encoding brought, on the videos that were encoded."""
+    """The benefit of encoding, over the encoded videos."""
 
-    source_bytes: int  # of the sources, all together
-    num_bytes: int  # of what they were encoded as
-    clip_s: tuple[float, float]  # to read a clip of a source and of its encoded self, sample means
-    num_timed: int  # videos in that sample
+    source_bytes: int  # total of the sources
+    num_bytes: int  # total of the encoded videos
+    clip_s: tuple[float, float]  # mean time to read a clip: source, encoded
+    num_timed: int  # videos that were timed
 
 
 @dataclass(frozen=True)
 class Transcoded:
-    """What was made of a list."""
+    """The result for a list."""
 
-    rows: Rows  # of the new list, in the old order; empty for a part of the work
-    manifest: Path  # the new list, which a part of the work does not write
-    num_before: int  # videos that earlier runs had encoded
-    num_new: int  # videos that this one was to encode
-    gain: Gain | None  # None for a part of the work, and where no video is ok
+    rows: Rows  # of the new list, in the old order; empty for a part of the job
+    manifest: Path  # the new list, which a part of the job does not write
+    num_before: int  # videos encoded by earlier runs
+    num_new: int  # videos that this run had to encode
+    gain: Gain | None  # None for a part of the job, or if no video is ok
 
 
 def transcode_manifest(
@@ -87,27 +87,28 @@ def transcode_manifest(
 ) -> Transcoded:
     """Encode every video of a list into a folder, and write a list of the results there.
 
-    The new list has the name of the old one, its rows, labels and order, and a column `source`;
-    `status` and `reason` tell which videos could not be encoded. Rows that are not ok in the old
-    list stay left out. A classes.txt beside the old list is copied. What an earlier run encoded
-    with the same settings stays, if its source did.
+    The new list has the old one's name, rows, labels and order, and a column `source`; `status` and
+    `reason` say which videos could not be encoded. Rows that are not ok in the old list stay
+    excluded. A classes.txt beside the old list is copied. Videos that an earlier run encoded with
+    the same settings are kept if their sources have not changed.
 
     Args:
         manifest: any list that `read_rows` reads.
         output_dir: folder to fill. Relative paths are kept, with the ending mp4.
-        encoding: how.
-        root: folder where relative paths start, by default that of the list.
-        decoder: of training's reader, with which reading is timed.
-        num_workers: videos encoded at once.
-        timeout_s: how long a video may take; one that takes longer is bad.
-        part: (k, n) encodes the k-th of n parts of the list, and writes no list; once all are done,
-            (1, 1) finds nothing left to encode, and writes it.
-        cut: a file for each row that is a part of a video, which the new list has as whole videos.
-        per_shard: videos of a tar, in the list's order; None: files.
+        encoding: encoder settings.
+        root: base folder of relative paths, by default that of the list.
+        decoder: training's decoder, used to time reading.
+        num_workers: videos encoded in parallel.
+        timeout_s: time limit per video; a video that exceeds it is bad.
+        part: (k, n) encodes the k-th of n parts of the list, and writes no list. When all parts are
+            done, (1, 1) finds nothing left to encode, and writes it.
+        cut: write a file for each row that is a part of a video; in the new list these are whole
+            videos.
+        per_shard: videos per tar, in list order; None: files.
 
-    Raises FileNotFoundError: the list does not exist; ValueError: a setting is out of range, the
-    list is malformed or without videos, or the folder holds the sources or videos of other
-    settings, is in use or cannot be written.
+    Raises FileNotFoundError if the list does not exist, and ValueError if a setting is out of
+    range, the list is malformed or without videos, or the folder holds the sources or videos of
+    other settings, is in use or cannot be written.
     """
     check_settings(decoder=decoder, num_workers=num_workers, timeout_s=timeout_s)
     if not 1 <= part[0] <= part[1]:
@@ -155,7 +156,7 @@ def transcode_manifest(
         )
         progress = Progress("encoded", total=len(mine), done=len(mine) - len(new))
         try:
-            with progress, closing(outcomes):  # which ends what is under way
+            with progress, closing(outcomes):  # stops jobs under way
                 for work, outcome in outcomes:
                     if isinstance(outcome, Verdict):
                         verdict = outcome
@@ -173,7 +174,7 @@ def transcode_manifest(
                     progress.step(bad=verdict.status == BAD)
         finally:
             for work in new:
-                if work.target not in verdicts:  # this ended before all were done
+                if work.target not in verdicts:  # interrupted
                     _delete_part(work)
     if shards is not None:
         shards.finish()
@@ -205,8 +206,11 @@ def transcode_manifest(
 
 
 def _rows_and_parts(manifest: Path, *, has_rate: bool, cut: bool) -> tuple[Rows, list[Part | None]]:
-    """The rows of a list, and which parts are to be cut out. ValueError also where a new rate would
-    change what a part by numbers of frames is, or there is nothing to cut."""
+    """The rows of a list, and the parts to cut out.
+
+    Raises ValueError also if a new frame rate would change the meaning of frame numbers, or there
+    is nothing to cut.
+    """
     faults, rows, parts = Faults(), list[dict[str, str]](), list[Part | None]()
     for where, row in read_videos(manifest, faults):
         if not rows:
@@ -229,7 +233,7 @@ def _rows_and_parts(manifest: Path, *, has_rate: bool, cut: bool) -> tuple[Rows,
 
 
 def _cut_names(rows: Rows, parts: Sequence[Part | None], root: str) -> list[str]:
-    """The path of each row; of a part that is cut out, one beside it that no row has."""
+    """The path of each row; for a part that is cut out, a new name beside its video."""
     names, whole = [], {os.path.normpath(os.path.join(root, row["path"])) for row in rows}
     for row, part in zip(rows, parts, strict=True):
         stem, ending = os.path.splitext(row["path"])
@@ -240,17 +244,18 @@ def _cut_names(rows: Rows, parts: Sequence[Part | None], root: str) -> list[str]
 
 
 def target_names(names: Sequence[str], root: str) -> list[str]:
-    """The relative path of what each video is encoded as.
+    """The relative path of each encoded video.
 
-    Its own, with the ending mp4; one outside of `root` starts where all of these have parted. Where
-    two videos would become one file, those of other endings keep these before the new one. Names
-    are paths as in the list, `root` the absolute folder where relative ones start.
+    It is the video's own path with the ending mp4. Videos outside of `root` are named relative to
+    their common folder. If two videos would get the same name, those with other endings keep these
+    before the new one. Names are paths as in the list, `root` is the absolute base folder of
+    relative ones.
     """
     paths = [os.path.normpath(os.path.join(root, name)) for name in names]
     outside = {path for path in paths if os.path.commonpath([root, path]) != root}
     common = os.path.commonpath([os.path.dirname(path) for path in outside]) if outside else root
     relative = {
-        # Of a video in a tar, as if that were a folder of its name
+        # A tar counts as a folder of its name
         path: os.path.relpath(path, common if path in outside else root).replace(".tar/", "/")
         for path in paths
     }
@@ -270,7 +275,7 @@ def target_names(names: Sequence[str], root: str) -> list[str]:
 
 @dataclass
 class _Packing:
-    """Tars, each of which is written as soon as its videos have been encoded."""
+    """Tars, each written once its videos have been encoded."""
 
     shards: Shards
     mine: Sequence[Work]
@@ -282,7 +287,7 @@ class _Packing:
         self._row_of: dict[str, Mapping[str, str]] = {}
         for row, work in zip(self.rows, self.works, strict=True):
             known = self._row_of.setdefault(work.target, row)
-            # The label of a part is not that of its whole video, and rows may differ
+            # A part's label does not apply to its whole video, and labels of rows may differ
             is_part = work.part is None and any(row.get(name) for name in PART_COLUMNS)
             if is_part or known.get("label") != row.get("label"):
                 self._row_of[work.target] = {**known, "label": ""}
@@ -293,12 +298,12 @@ class _Packing:
             number: sum(work.target not in self.verdicts for work in works)
             for number, works in self._videos.items()
         }
-        for number, left in self._left.items():  # an earlier run ended before it wrote these
+        for number, left in self._left.items():  # left by an interrupted run
             if not left and any(os.path.isfile(work.target) for work in self._videos[number]):
                 self._pack(number)
 
     def add(self, work: Work) -> None:
-        """A video has its verdict."""
+        """Record that a video is done."""
         self._left[number := self.shards.shard(work.target)] -= 1
         if not self._left[number]:
             self._pack(number)
@@ -320,14 +325,14 @@ class _Packing:
 
 
 def _share(works: Iterable[Work], part: tuple[int, int], shards: Shards | None) -> list[Work]:
-    """The part of the work that is ours: whole tars."""
+    """The videos of this part of the job: every n-th, or whole tars."""
     if shards is None:
         return list(works)[part[0] - 1 :: part[1]]
     return [work for work in works if shards.shard(work.target) % part[1] == part[0] - 1]
 
 
 def _table(verdict: Verdict | None, work: Work) -> bytes | None:
-    """The table of frames of what was encoded, as it lies now: in a tar, it has the tar's time."""
+    """The frame table of an encoded video; for one in a tar, with the tar's modification time."""
     if verdict is None or verdict.table is None or work.packed is None:
         return None if verdict is None else verdict.table
     table, (_, mtime_ns) = FrameTable.from_bytes(verdict.table), file_identity(work.packed)
@@ -360,7 +365,7 @@ def _prepare(
     new_manifest: Path,
     works: Sequence[Work],
 ) -> None:
-    """Make the folder, and refuse one whose content would be lost or mixed with ours."""
+    """Create the folder; refuse one whose content would be lost or mixed with ours."""
     sources = {os.path.realpath(work.source) for work in works}
     if new_manifest.resolve() == manifest.resolve() or any(
         os.path.realpath(work.target) in sources for work in works
@@ -369,11 +374,11 @@ def _prepare(
     classes, stored = manifest.parent / "classes.txt", folder / _SETTINGS
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        # Another part may start at this moment, and writes its settings before all else: what was
-        # there before they are looked for, and not after, is not its own.
+        # Another part of the job may start concurrently; it writes its settings first. So list the
+        # folder before looking for settings: files without settings are then not from such a part.
         names = [path.name for path in folder.iterdir()]
         if stored.exists():
-            # Of settings that an older version did not have
+            # Defaults for settings that older versions lack
             usual = {**asdict(Encoding()), "per_shard": None}
             found = {**usual, **read_json(stored)}
             if other := {k: v for k, v in described.items() if found[k] != v}:
@@ -391,7 +396,7 @@ def _prepare(
 
 
 def _known(entry: Mapping[str, Any] | None, work: Work, timeout_s: float) -> Verdict | None:
-    """What an earlier run made of a video, if that still holds."""
+    """The verdict of an earlier run on a video, if it is still valid."""
     if entry is None or entry.get("timeout_s", 0) not in (None, timeout_s):
         return None
     try:
@@ -399,7 +404,7 @@ def _known(entry: Mapping[str, Any] | None, work: Work, timeout_s: float) -> Ver
     except ValueError:
         return None
     is_there = verdict.status in USED and file_identity(work.result)[0] == verdict.num_bytes
-    if entry.get("identity") == list(file_identity(work.source)):  # if only moved, it is the same
+    if entry.get("identity") == list(file_identity(work.source)):  # moved is the same
         return verdict if is_there or verdict.status not in USED else None
     if is_there and entry.get("source") != work.source:
         raise ValueError(
@@ -410,7 +415,7 @@ def _known(entry: Mapping[str, Any] | None, work: Work, timeout_s: float) -> Ver
 
 
 def _delete_part(work: Work) -> None:
-    """Delete what was written under a temporary name."""
+    """Delete the temporary file of a video."""
     with suppress(OSError):
         os.unlink(part_name(work.target))
 
@@ -418,7 +423,7 @@ def _delete_part(work: Work) -> None:
 def _gain(
     good: Sequence[Work], tables: Mapping[str, bytes | None], decoder: Decoder, timeout_s: float
 ) -> Gain | None:
-    """Compare the videos that were encoded, with their tables of frames, with their sources."""
+    """Compare the encoded videos, with their frame tables, with their sources."""
     if not good:
         return None
     chosen = np.unique(np.linspace(0, len(good) - 1, _SAMPLE).astype(int))

@@ -1,5 +1,7 @@
-"""One video or part encoded anew, read back, and only then given its name; for a process of its
-own."""
+"""Encodes one video or part, reads it back, and only then gives it its name.
+
+This runs in a worker process.
+"""
 
 import errno
 import hashlib
@@ -35,27 +37,27 @@ from hpm_video.data.video.readers.tables import decoded_table
 from hpm_video.data.video.timeline import frames_of
 from hpm_video.runtime.files import new_file
 
-# The folder's fault, not the video's
+# Errors of the folder, not of the video
 _NOT_WRITABLE = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO,
 )  # fmt: skip
-_CLIPS, _CLIP_FRAMES, _STRIDE = 4, 16, 4  # that are read to time a video
+_CLIPS, _CLIP_FRAMES, _STRIDE = 4, 16, 4  # clips read to time a video
 
 
 @dataclass(frozen=True)
 class Work:
-    """One video to be encoded."""
+    """One video to encode."""
 
     source: str
     target: str  # the file to write
-    num_frames: int | None  # of the source, if that was checked
-    table: bytes | None = None  # of its frames, from the index of the list
+    num_frames: int | None  # of the source, if it was checked
+    table: bytes | None = None  # frame table, from the index of the list
     part: Part | None = None  # to cut out
-    packed: str | None = None  # where it goes once all of its tar are there
+    packed: str | None = None  # its path once its tar has been written
 
     @property
     def result(self) -> str:
-        """Where what was encoded is now."""
+        """The current path of the encoded video."""
         if self.packed is None or os.path.isfile(self.target):
             return self.target
         return self.packed
@@ -65,7 +67,7 @@ class Work:
 class Transcode:
     """Encodes the video of a `Work`, reads the result back, and returns the verdict on it.
 
-    Raises ValueError where the folder cannot be written; no other file is touched then, either.
+    Raises ValueError if the folder cannot be written; other files are then untouched.
     """
 
     encoding: Encoding
@@ -95,7 +97,7 @@ class Transcode:
         except Exception as error:  # noqa: BLE001 - no file may stop the work on all others
             return Verdict(BAD, why(error))
         finally:
-            with suppress(OSError):  # it is not there, or not ours
+            with suppress(OSError):  # missing, or not ours
                 os.unlink(part)
 
     def _encode(self, work: Work, part: str) -> Verdict:
@@ -107,7 +109,7 @@ class Transcode:
                 source = exact_reader(work.source).table
             else:
                 source = decoded_table(work.source, find_starts=False)
-        # Else a file cut short would pass for a shorter one
+        # Otherwise a truncated file would pass for a shorter video
         if work.num_frames not in (None, source.num_frames):
             return Verdict(BAD, f"{source.num_frames} of {work.num_frames} frames can be decoded")
         has_times = source.irregular not in WITHOUT_TIMES
@@ -134,16 +136,18 @@ class Transcode:
 
 
 def part_name(target: str) -> str:
-    """The temporary name of a file; always the same, so that what a kill left is written over."""
+    """The temporary name of a file, always the same, to overwrite remains of a killed process."""
     folder, name = os.path.split(target)
-    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]  # never too long a name
+    digest = hashlib.sha256(os.fsencode(name)).hexdigest()[:16]  # limits the length of the name
     return os.path.join(folder, f".{digest}.part")
 
 
 @dataclass(frozen=True)
 class TimeReading:
-    """Seconds to read a clip of 16 frames from each of two files, given with their tables of
-    frames: the same few clips, in turns. None where one cannot be read."""
+    """Mean seconds to read a clip of 16 frames from each of two files, given with frame tables.
+
+    Reads the same few clips from both, alternating. None if one cannot be read.
+    """
 
     decoder: Decoder
 

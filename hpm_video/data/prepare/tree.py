@@ -1,6 +1,6 @@
-"""What lies in a folder of videos: which files there are, and where a named one is.
+"""The content of a folder of videos: its files, and the path of a named one.
 
-A folder of frames is a video here as a file is, unless single images are asked for.
+A folder of frames counts as a video like a file, unless single images are requested.
 """
 
 import os
@@ -17,32 +17,32 @@ from hpm_video.data.video.readers.frame_folder import (
     num_missing,
 )
 
-# What a list of videos may be; frames of videos, by the million, are not remembered
 Images = Literal["frames", "stills"]
+# Endings of possible lists; frames of videos, which may be millions, are not remembered
 _TEXT_SUFFIXES = (".csv", ".json", ".txt")
 
 
 class VideoTree:
-    """The videos and lists below a folder, found by one walk. Hidden files are no part of it."""
+    """The videos and lists below a folder, found in one walk, without hidden files."""
 
     def __init__(self, folder: str | Path, *, images: Images | None = None) -> None:
         """Walk the folder.
 
-        ``images``: whether numbered images are the frames of a video, a folder each, or each image
-        is a still video. By default they are frames where at least half of the numbers are there.
+        ``images``: whether the numbered images in a folder are the frames of a video, or each image
+        is a still video. By default they are frames if at least half of the numbers exist.
 
-        Raises FileNotFoundError: it does not exist; ValueError: it is no folder, or one below it
-        cannot be read.
+        Raises FileNotFoundError if it does not exist, or ValueError if it is not a folder, or one
+        below it cannot be read.
         """
         self.folder = str(folder)
         self.is_sure = images == "frames"
-        self.videos: list[str] = []  # paths, joined to the folder, in the order of their names
-        self.texts: list[str] = []  # the same of csv, json and txt files
-        self.num_others = 0  # files of other kinds
-        self.num_folders = 0  # of frames, among the videos
-        self.num_images = 0  # of these, images that are taken for no frames
-        self.no_frames: list[tuple[str, str]] = []  # folders of images that are no video, and why
-        self.dangling: list[str] = []  # links named like videos, to files that are not there
+        self.videos: list[str] = []  # paths, joined to the folder, sorted by name
+        self.texts: list[str] = []  # the same for csv, json and txt files
+        self.num_others = 0  # other files
+        self.num_folders = 0  # folders of frames among the videos
+        self.num_images = 0  # other files that are images, but not frames
+        self.no_frames: list[tuple[str, str]] = []  # folders of images that are not videos, and why
+        self.dangling: list[str] = []  # links named like videos, to missing files
         if not os.path.exists(folder):
             raise FileNotFoundError(f"{folder} does not exist (expected a folder of videos)")
         if not os.path.isdir(folder):
@@ -70,7 +70,7 @@ class VideoTree:
 
     @property
     def folders_without_videos(self) -> list[str]:
-        """The names of folders right in this one, and of links to nothing, that hold no video."""
+        """The names of direct subfolders without videos, and of broken links."""
         start = len(os.path.join(self.folder, ""))
         used = {path[start:].split(os.sep)[0] for path in (*self.videos, *self.dangling)}
         return sorted(
@@ -80,10 +80,10 @@ class VideoTree:
         )
 
     def find(self, name: str, *, folder: str = "") -> str | None:
-        """Return the path of a video whatever its folder and kind, or None.
+        """Return the path of a video with this name, in any folder and with any ending, or None.
 
-        Where several have that name, one in a folder named ``folder`` comes first (apart from
-        case, and from characters that are no letters or digits), then the first by path.
+        If several match, one in a folder named ``folder`` comes first (ignoring case, and
+        characters that are not letters or digits), then the first by path.
         """
         found = self._by_stem.get(_stem(name), ())
         wanted = _plain(folder)
@@ -92,7 +92,7 @@ class VideoTree:
 
 
 def _stem(path: str) -> str:
-    """A video's name without folder and kind: sets re-encoded to mp4 are found, too."""
+    """A video's name without folder and ending, so that sets re-encoded to mp4 are found too."""
     name = os.path.basename(path)
     return os.path.splitext(name)[0] if is_video_name(name) else name
 
@@ -103,8 +103,10 @@ def _plain(text: str) -> str:
 
 
 def _why_no_frames(files: Sequence[tuple[str, bool]], *, sure: bool) -> str | None:
-    """Why files of one folder are not the frames of a video, None where they are; "" where nobody
-    takes them for such: a single image, or files of video beside them."""
+    """Why the files of a folder are not the frames of a video; None if they are.
+
+    "" if nobody would expect frames: a single image, or video files beside them.
+    """
     images = sum(is_image_name(path) for path, _ in files)
     if images < 2 or any(is_video_name(path) for path, _ in files):
         return ""
@@ -121,10 +123,10 @@ def _why_no_frames(files: Sequence[tuple[str, bool]], *, sure: bool) -> str | No
 
 
 def _folders_below(folder: str) -> Iterator[tuple[str, list[tuple[str, bool]]]]:
-    """Yield each folder with its regular files and True, its links to nothing and False.
+    """Yield each folder with its files, as (path, True), and broken links, as (path, False).
 
-    Each folder is gone through once, even where links make a loop: under its own name where it has
-    one here, else under that of the first link to it.
+    Each folder is visited once, even if links form a loop: under its own name if it is below the
+    folder, else under that of the first link to it.
     """
     visited: set[tuple[int, int]] = set()
     waiting, links = [folder], list[str]()
@@ -143,7 +145,7 @@ def _folders_below(folder: str) -> Iterator[tuple[str, list[tuple[str, bool]]]]:
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:
-    """What lies in a folder, apart from hidden files, in the order of the names."""
+    """The entries of a folder except hidden ones, sorted by name."""
     try:
         with os.scandir(folder) as entries:
             found = [entry for entry in entries if not entry.name.startswith(".")]
@@ -153,8 +155,7 @@ def _entries(folder: str) -> list[os.DirEntry[str]]:
 
 
 def _is(kind: Callable[[], bool]) -> bool:
-    """Whether an entry is of a kind: none, where its link leads to itself, or where nobody may
-    look."""
+    """Whether an entry is of a kind; False if its link leads to itself or access is denied."""
     try:
         return kind()
     except OSError:

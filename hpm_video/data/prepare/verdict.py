@@ -1,7 +1,7 @@
-"""What becomes of one file when all of it is decoded, in words that a user can act on.
+"""Decodes a whole file and reports the result in words that a user can act on.
 
-A video is `ok` where all of its frames decode, `damaged` where some decode with errors or not at
-all, and `bad` where nothing can be read of it. What is unusual about an ok one is said, too.
+A video is `ok` if all of its frames decode, `damaged` if some decode with errors or not at all, and
+`bad` if nothing can be read. Unusual properties of ok videos are reported too.
 """
 
 import base64
@@ -26,11 +26,11 @@ from hpm_video.data.video.source import locate
 from hpm_video.runtime.replies import answer
 
 OK, DAMAGED, BAD = "ok", "damaged", "bad"
-USED = (OK, DAMAGED)  # by training
-_QUICK_FRAMES = 8  # read at the head, at the tail and at each random place
+USED = (OK, DAMAGED)  # used by training
+_QUICK_FRAMES = 8  # frames read at the head, at the tail and at each random place
 _QUICK_PLACES = 2
 _SEVERAL_SIZES = "has pictures of several sizes, all scaled to the first, {} x {}"
-_MOST_NAMED = 3  # frames of a folder that cannot be decoded
+_MOST_NAMED = 3  # broken frames of a folder named in a reason
 _LONG = 300  # frames, which take a while to decode for one clip
 _DEEP_GREY = re.compile(r"gray(\d+)([lb]e)")  # formats of more than 8 bits
 
@@ -38,33 +38,35 @@ _DEEP_GREY = re.compile(r"gray(\d+)([lb]e)")  # formats of more than 8 bits
 @answer
 @dataclass(frozen=True)
 class Verdict:
-    """What was found out about one file; what is not known is None."""
+    """The findings about one file; unknown values are None."""
 
     status: str  # `ok`, `damaged` or `bad`
-    reason: str = ""  # why, or what is unusual about an ok one, in one line
-    num_frames: int | None = None  # that decode
-    damaged: int | None = None  # frames that decode with errors, and frames that are lost
+    reason: str = ""  # why, or what is unusual about an ok video, in one line
+    num_frames: int | None = None  # frames that decode
+    damaged: int | None = None  # frames that decode with errors or are lost
     fps: float | None = None  # average frames per second
     width: int | None = None  # in pixels, as displayed
     height: int | None = None
     num_bytes: int | None = None  # size of the file
-    mtime_ns: int | None = None  # when the file was last changed
+    mtime_ns: int | None = None  # modification time of the file
     table: bytes | None = None  # `FrameTable.to_bytes`
 
     @property
     def duration_s(self) -> float | None:
-        """How long the frames last, where their number and rate are known."""
+        """The duration of the frames, if their number and rate are known."""
         return self.num_frames / self.fps if self.num_frames is not None and self.fps else None
 
     def to_entry(self) -> dict[str, Any]:
-        """Return this as an entry of a journal."""
+        """Return the verdict as an entry of a journal."""
         table = self.table and base64.b64encode(self.table).decode()
         return {**vars(self), "table": table}
 
     @classmethod
     def from_entry(cls, entry: Mapping[str, Any]) -> "Verdict":
-        """Return what became an entry; of older versions' entries, what these knew. ValueError for
-        an entry that others made."""
+        """Return the verdict in an entry; older versions' entries may lack values.
+
+        Raises ValueError for an entry that we did not write.
+        """
         known = {field.name: entry[field.name] for field in fields(cls) if field.name in entry}
         for name, value in known.items():
             is_text = name in ("status", "reason") or (name == "table" and value is not None)
@@ -78,10 +80,9 @@ class Verdict:
 
 
 def file_identity(path: str) -> tuple[int | None, int | None]:
-    """Size in bytes and time of the last change in ns of a file, or of all in a folder, which tell
-    it from a changed one.
+    """Size in bytes and modification time in ns of a file or folder, to detect changes.
 
-    Both None where there is no file that could be asked.
+    For a folder they cover all of its files. Both are None if the path does not exist.
     """
     try:
         place = locate(path)
@@ -96,15 +97,15 @@ def file_identity(path: str) -> tuple[int | None, int | None]:
 
 
 def inspect_video(path: str, *, quick: bool = False, table: bytes | None = None) -> Verdict:
-    """Decode a video and say what became of it; never raises for a file, whatever is wrong.
+    """Decode a video and report the result; never raises, whatever is wrong with the file.
 
-    It may crash or never return, as decoders do: run it where it can be killed.
+    Decoders may crash or hang, so run this in a process that can be killed.
 
     Args:
         path: the file.
-        quick: decode only the head, the tail and a few places between, always the same ones, if
-            what comes out is what the file's packets say.
-        table: for `quick`, its table in an index, which holds if the file has not changed.
+        quick: decode only the head, the tail and a few fixed places between, if the result matches
+            the file's packets.
+        table: for `quick`, its frame table from an index, used if the file has not changed.
     """
     before = file_identity(path)
     try:
@@ -124,7 +125,7 @@ def inspect_video(path: str, *, quick: bool = False, table: bytes | None = None)
 
 
 def _verdict(path: str, table: FrameTable, size: tuple[int, int] | None = None) -> Verdict:
-    """The verdict on a file with this table; `size`: height and width, where they are known."""
+    """The verdict on a file with this table; `size`: height and width, if known."""
     lost = table.num_lost - table.num_lost_first
     damaged = table.num_damaged + lost
     if size is None:
@@ -178,7 +179,7 @@ def _verdict_of_pictures(path: str, *, quick: bool) -> Verdict:
 
 
 def damage_of(table: FrameTable) -> str:
-    """In words, how many frames are damaged."""
+    """A description of how many frames are damaged."""
     lost, shown = table.num_lost - table.num_lost_first, table.num_frames
     parts = []
     if table.num_damaged:
@@ -189,7 +190,7 @@ def damage_of(table: FrameTable) -> str:
 
 
 def _unusual(path: str, table: FrameTable, size: tuple[int, int]) -> list[str]:
-    """What a user may want to know of a video, or change, although it can be read."""
+    """Properties that a user may want to know or change, although the video can be read."""
     found = []
     shown = f"{size[1]} x {size[0]}"
     if table.num_lost_first:
@@ -217,7 +218,7 @@ def _unusual(path: str, table: FrameTable, size: tuple[int, int]) -> list[str]:
 
 
 def _used_bits(path: str, dtype: str) -> int:
-    """How many bits the largest value of all grey pictures takes."""
+    """The number of bits of the largest grey value in all pictures."""
     container, stream = demux.open_video(path)
     largest = 0
     with container:
@@ -230,7 +231,7 @@ def _used_bits(path: str, dtype: str) -> int:
 
 
 def _quick_verdict(path: str, data: bytes | None) -> Verdict:
-    """What a few places tell; what all of the file does where these are not as told."""
+    """The verdict from a few places or, if these do not match the table, from the whole file."""
     reader = PyavReader(path, fitting_table(data, path))
     try:
         for indices in _places(reader.num_frames):
@@ -241,7 +242,7 @@ def _quick_verdict(path: str, data: bytes | None) -> Verdict:
 
 
 def _places(num_frames: int) -> list[range]:
-    """The frames that are read for a quick check."""
+    """The frames that a quick check reads."""
     if num_frames <= (2 + _QUICK_PLACES) * _QUICK_FRAMES:
         places = list(range(0, num_frames, _QUICK_FRAMES))
     else:
@@ -252,9 +253,9 @@ def _places(num_frames: int) -> list[range]:
 
 
 def silence() -> None:
-    """Send what native code of this process complains about on stderr nowhere.
+    """Discard what native code in this process writes to stderr.
 
-    A line of ffmpeg for every broken file would drown ours, which give the reason.
+    ffmpeg's message for every broken file would drown our own messages, which give the reason.
     """
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 2)

@@ -1,1 +1,1 @@
-"""Lists and videos that are elsewhere: their names, the cache, and how they come into it."""
+"""Lists and videos at URLs: their names, the local cache, and fetching into it."""

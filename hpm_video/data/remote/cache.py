@@ -1,7 +1,7 @@
-"""Files of URLs on this machine: a folder of bounded size, shared by all processes of a user.
+"""Local copies of files at URLs: a folder of bounded size, shared by all processes of a user.
 
-A file has its name only once it is whole. What was used longest ago goes, but never what a process
-still reads: that holds a lock on it. Who used it when is its time of access, set by us.
+A file gets its name only once it is complete. The least recently used files are deleted first, but
+never one that a process is reading: readers hold a lock. We set the access time at each use.
 """
 
 import fcntl
@@ -20,13 +20,16 @@ from hpm_video.data.remote.urls import name_of
 from hpm_video.runtime.files import own_folder, writing
 
 _SUFFIX = re.compile(r"\.[A-Za-z0-9]{1,8}")
-_KEPT = 0.9  # of the most bytes, where files were deleted
-_ABANDONED_S = 3600.0  # after this a file that is not whole is of a process that was killed
+_KEPT = 0.9  # share of the size limit that is kept when files are deleted
+_ABANDONED_S = 3600.0  # an incomplete file this old belongs to a killed process
 _NUMBERS = {"CACHE_GB": 50.0, "FETCH_PROCESSES": 16, "FETCH_TIMEOUT_S": 60.0}  # defaults
 
 
 def number(name: str) -> float:
-    """A number that the environment sets as HPM_VIDEO_NAME. Raises ValueError for another text."""
+    """The number in the environment variable HPM_VIDEO_<name>, or its default.
+
+    Raises ValueError for any other text.
+    """
     text = os.environ.get(f"HPM_VIDEO_{name}", "")
     try:
         value = float(text) if text else _NUMBERS[name]
@@ -38,7 +41,7 @@ def number(name: str) -> float:
 
 
 class Held:
-    """A file of the cache, which is not deleted before this is closed."""
+    """A file in the cache, which is not deleted before this is closed."""
 
     def __init__(self, path: str, descriptor: int) -> None:
         self.path, self._descriptor, self.is_open = path, descriptor, True
@@ -54,27 +57,27 @@ class Held:
 
 @dataclass(frozen=True)
 class Cache:
-    """The folder and how many bytes it may hold."""
+    """The cache folder and its size limit in bytes."""
 
     folder: Path
     most_bytes: int
 
     def place(self, url: str) -> str:
-        """Where the file of a URL is, or will be. Its ending is kept: readers go by it."""
+        """The local path for the file of a URL. It keeps the ending, which readers rely on."""
         digest = hashlib.blake2b(os.fsencode(url), digest_size=16).hexdigest()
         suffix = os.path.splitext(name_of(url))[1]
         ending = suffix if _SUFFIX.fullmatch(suffix) else ""
         return str(self.folder / digest[:2] / f"{digest[2:]}{ending}")
 
     def hold(self, place: str) -> Held | None:
-        """The file at a place, which counts as used; None where there is none."""
+        """Open and lock the file at a path, and mark it as used; None if there is none."""
         try:
             descriptor = os.open(place, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except FileNotFoundError:
             return None
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         status = os.fstat(descriptor)
-        if not status.st_nlink:  # deleted meanwhile
+        if not status.st_nlink:  # deleted in the meantime
             os.close(descriptor)
             return None
         os.utime(descriptor, ns=(time.time_ns(), status.st_mtime_ns))
@@ -82,7 +85,7 @@ class Cache:
 
     @contextmanager
     def new_file(self, place: str) -> Iterator[str]:
-        """A file to write, which is moved to a place once it is whole."""
+        """A temporary file to write, which is moved to ``place`` once it is complete."""
         folder, name = os.path.split(place)
         os.makedirs(folder, exist_ok=True)
         temporary = os.path.join(folder, f".{name}.{secrets.token_hex(4)}")
@@ -95,7 +98,7 @@ class Cache:
                 os.unlink(temporary)
 
     def make_room(self) -> None:
-        """Delete what was used longest ago, unless another process is at it."""
+        """Delete the least recently used files, unless another process is doing so."""
         lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -122,7 +125,7 @@ class Cache:
                         total += status.st_size
         if total <= self.most_bytes:
             return
-        for _, size, path in sorted(files)[:-1]:  # the newest may be larger than what is kept
+        for _, size, path in sorted(files)[:-1]:  # the newest alone may exceed the limit
             if total <= _KEPT * self.most_bytes:
                 return
             if _delete_unused(path):
@@ -130,7 +133,7 @@ class Cache:
 
 
 def _delete_unused(path: str) -> bool:
-    """Delete a file that nobody holds; whether it was."""
+    """Delete a file unless a process holds it; returns whether it is gone."""
     try:
         descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
     except FileNotFoundError:
@@ -146,9 +149,10 @@ def _delete_unused(path: str) -> bool:
 
 
 def cache() -> Cache:
-    """The cache that the environment says: HPM_VIDEO_CACHE and HPM_VIDEO_CACHE_GB.
+    """The cache configured by the environment: HPM_VIDEO_CACHE and HPM_VIDEO_CACHE_GB.
 
-    Raises ValueError: the folder cannot be made, locked or written to, or belongs to another user.
+    Raises ValueError if the folder cannot be created, locked or written to, or belongs to another
+    user.
     """
     usual = os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "hpm_video", "remote"

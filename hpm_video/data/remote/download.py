@@ -1,4 +1,4 @@
-"""What processes with a network do: bring files of URLs, or videos in tars, into the cache."""
+"""The job of processes with network access: fetch files and videos in tars into the cache."""
 
 import os
 import time
@@ -12,23 +12,23 @@ from hpm_video.data.remote.urls import split_tar
 
 @dataclass(frozen=True)
 class Job:
-    """What to fetch."""
+    """A file to fetch."""
 
     url: str
     scheme: str  # of the URL
-    kind: type  # of file system, of fsspec
-    place: str  # where it goes
+    kind: type  # class of the fsspec file system
+    place: str  # path to write
     cache: Cache
-    timeout_s: float | None  # for each MiB; None: no timer
-    pause_s: float  # before it
-    makes_room: bool  # whether to delete what is too much afterwards
+    timeout_s: float | None  # per MiB; None: no timer
+    pause_s: float  # pause before the attempt
+    makes_room: bool  # whether to enforce the size limit of the cache afterwards
 
 
 def fetch(kind: type, job: Job) -> tuple[Outcome, str, int]:
-    """Fetch a file. Returns what came of it, why it did not come, and how much was added to the
-    cache; what failed may come another time.
+    """Fetch a file. Returns the outcome, why it failed, and the bytes added to the cache.
 
-    ``kind``: of file system, so that its module is there before processes are forked.
+    The outcome "failed" is worth another attempt. ``kind``: class of the file system, so that its
+    module is imported before processes are forked.
     """
     time.sleep(job.pause_s)
     try:
@@ -47,7 +47,7 @@ def fetch(kind: type, job: Job) -> tuple[Outcome, str, int]:
 def _fetch(job: Job, temporary: str) -> int:
     from fsspec import register_implementation  # noqa: PLC0415 - only here is it needed
 
-    register_implementation(job.scheme, job.kind, clobber=True)  # perhaps a user's own
+    register_implementation(job.scheme, job.kind, clobber=True)  # may be a user's own class
     tar, name = split_tar(job.url) or (job.url, None)
     file = remote_file(tar, job.timeout_s)
     if name is None:

@@ -1,7 +1,7 @@
-"""Videos of URLs on their way into the cache, fetched by processes that may stall without harm.
+"""Fetches videos at URLs into the cache, in processes that may stall without harm.
 
-Processes that decode have no network and cannot write. So a video is fetched before it is asked
-of them, and they are given its file in the cache. All messages and records name the URL.
+Decoding processes have no network and cannot write. So a video is fetched first, and they get the
+path of its file in the cache. All messages and records name the URL.
 """
 
 import math
@@ -24,26 +24,26 @@ from hpm_video.runtime.workers import KillableWorker, WorkerDied, wait_for_worke
 
 Item = TypeVar("Item")
 
-NOT_FETCHED = "cannot be fetched"  # so begin reasons that may not hold another time
+NOT_FETCHED = "cannot be fetched"  # prefix of reasons that may be temporary
 _ATTEMPTS = 4
-_PAUSE_S = 0.5  # before the second, and twice as long before each further one
-_MOST_HELD = 256  # files at a time, each with an open descriptor
-_ROOM_SHARE = 0.01  # of the cache; when so much has come it is looked at whether it is too much
-_new_bytes: dict[Cache, float] = {}  # that this process fetched since it looked
+_PAUSE_S = 0.5  # before the second attempt; doubles for each further one
+_MOST_HELD = 256  # files held at once, each with an open descriptor
+_ROOM_SHARE = 0.01  # of the cache's size: after so many new bytes, its limit is enforced
+_new_bytes: dict[Cache, float] = {}  # bytes fetched by this process since then
 
 
 @dataclass
 class _Fetch(Generic[Item]):
-    """A file on its way."""
+    """A file being fetched."""
 
     job: Job
-    items: list[Item] = field(default_factory=list)  # those who wait for it
+    items: list[Item] = field(default_factory=list)  # items that wait for it
     attempt: int = 1
 
 
 @dataclass(frozen=True)
 class Fetched(Generic[Item]):
-    """What came of an item: the file of its URL, to be closed after use, or why there is none."""
+    """The result for an item: its cached file, to be closed after use, or why there is none."""
 
     item: Item
     held: Held | None
@@ -51,11 +51,11 @@ class Fetched(Generic[Item]):
 
 
 class Fetches(Generic[Item]):
-    """What is being fetched, for a loop that also waits for other workers.
+    """The files being fetched, for a loop that also waits for other workers.
 
-    `add` items, `start` what can be, wait for `workers`, `take` what came of each, `close`.
-    ``own``: a cache instead of the user's. Raises ValueError where the environment sets an
-    impossible value, see `cache`.
+    `add` items, `start` as many as possible, wait for `workers`, `take` their results, `close`.
+    ``own``: a cache instead of the user's. Raises ValueError for an invalid environment variable,
+    see `cache`.
     """
 
     def __init__(self, own: Cache | None = None) -> None:
@@ -69,21 +69,21 @@ class Fetches(Generic[Item]):
         self._held: list[Held] = []
 
     def add(self, item: Item, url: str, *, first: bool = False) -> None:
-        """Fetch the file of a URL for an item; ``first``: before those that wait."""
+        """Queue the file of a URL for an item; ``first``: at the head of the queue."""
         (self._queue.appendleft if first else self._queue.append)((item, url))
 
     @property
     def workers(self) -> list[KillableWorker]:
-        """Those that are at work."""
+        """The processes that are fetching."""
         return list(self._busy)
 
     @property
     def has_room(self) -> bool:
-        """Whether more than what was added could be fetched now."""
+        """Whether another file could be fetched now."""
         return len(self._queue) + len(self._busy) < self._most
 
     def start(self) -> list[Fetched[Item]]:
-        """Give work to idle processes. Returns what is there already, or can never be."""
+        """Give work to idle processes. Returns cached files and errors that are known at once."""
         done: list[Fetched[Item]] = []
         self._held = [held for held in self._held if held.is_open]
         while len(self._busy) < self._most and len(self._held) + len(self._busy) < _MOST_HELD:
@@ -96,7 +96,7 @@ class Fetches(Generic[Item]):
         return done
 
     def take(self, worker: KillableWorker) -> list[Fetched[Item]]:
-        """What came from a process that is ready: nothing, where it is tried again."""
+        """The results of a process that is ready; empty if the fetch is tried again."""
         found = self._busy.pop(worker)
         self._idle.append(worker)
         try:
@@ -114,10 +114,10 @@ class Fetches(Generic[Item]):
     def _begin(self, item: Item, url: str) -> list[Fetched[Item]]:
         place = self._cache.place(url)
         for found in (*self._busy.values(), *self._again):
-            if found.job.place == place:  # of another part of the video, perhaps
+            if found.job.place == place:  # e.g. another part of the same video
                 found.items.append(item)
                 return []
-        # The index of a tar is that of the tar as it is now
+        # A tar may have changed, so its index is always checked with the server
         if not url.endswith("/") and (held := self._hold(place)) is not None:
             return [Fetched(item, held)]
         try:
@@ -133,7 +133,7 @@ class Fetches(Generic[Item]):
         if makes_room := came > _ROOM_SHARE * self._cache.most_bytes:
             _new_bytes[self._cache] = 0
         job = replace(found.job, pause_s=pause_s, makes_room=makes_room)
-        if job.scheme == "memory":  # another process would find other files in it
+        if job.scheme == "memory":  # in-memory files exist in this process only
             return self._came(found, *fetch(job.kind, replace(job, timeout_s=None)))
         worker = (
             self._idle.pop()
@@ -171,12 +171,12 @@ class Fetches(Generic[Item]):
 
 
 def split_url(path: str) -> tuple[str, str] | None:
-    """The URL of a video or part and what its name has behind that; None where it is no URL."""
+    """The URL of a video or part, and the part's suffix; None if the path is not a URL."""
     if not is_url(path):
         return None
     try:
         url, part = split_part(path)
-    except ValueError:  # no part that could be, as its reader will say
+    except ValueError:  # invalid part, which its reader will report
         return None
     return url, str(part or "")
 
@@ -184,8 +184,10 @@ def split_url(path: str) -> tuple[str, str] | None:
 def fetch_each(
     items: Iterable[Item], url_of: Callable[[Item], str], *, own: Cache | None = None
 ) -> Iterator[Fetched[Item]]:
-    """Yield what came of every item, in the order in which they come; items are taken as they are
-    needed, a few in advance. For ``own`` see `Fetches`."""
+    """Yield the result for every item, in order of completion.
+
+    Takes items as needed, a few in advance. ``own``: see `Fetches`.
+    """
     waiting, fetches = iter(items), Fetches[Item](own)
     try:
         while True:
@@ -205,10 +207,10 @@ def fetch_each(
 
 @contextmanager
 def fetched(path: str) -> Iterator[str]:
-    """The path of a video or part on this machine: itself, or what it has in the cache, where it
-    stays meanwhile.
+    """The local path of a video or part: itself, or in the cache, locked inside the context.
 
-    Raises VideoReadError, which names ``path``: it cannot be fetched, or what is raised meanwhile.
+    Raises VideoReadError, naming ``path``, if it cannot be fetched; such errors raised inside the
+    context are renamed to ``path`` too.
     """
     if (split := split_url(path)) is None:
         yield path

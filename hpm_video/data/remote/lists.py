@@ -1,6 +1,6 @@
-"""Lists of URLs: copies on this machine, with the index and the names of classes beside them.
+"""Lists at URLs: local copies, with the index and class names beside them.
 
-They are fetched anew each time, as a list may change, and deleted with this process.
+They are fetched anew each time, as lists may change, and deleted when this process ends.
 """
 
 import os
@@ -16,13 +16,13 @@ from hpm_video.data.remote.urls import folder_of, name_of
 from hpm_video.data.video.frames import NO_SUCH_FILE
 from hpm_video.runtime.files import write_csv
 
-_MOST_BYTES = 2**36  # of a list, or of what lies beside it
+_MOST_BYTES = 2**36  # limit for a list and each file beside it
 
 
 def copy_list(url: str, rows: Iterable[Mapping[str, str]] | None = None) -> Path:
-    """A copy of a list. ``rows``: what it has, where the URL is that of tars.
+    """Make a local copy of a list. ``rows``: its content, if the URL names tars.
 
-    Raises FileNotFoundError or ValueError, which name the URL.
+    Raises FileNotFoundError or ValueError, naming the URL.
     """
     name = name_of(url)
     wanted = [f"{folder_of(url)}/classes.txt"]
@@ -35,7 +35,7 @@ def copy_list(url: str, rows: Iterable[Mapping[str, str]] | None = None) -> Path
             os.replace(found.held.path, folder / name_of(found.item))
             found.held.close()
         elif found.item != url and not found.reason.startswith(NOT_FETCHED):
-            continue  # of what is not there, S3 tells those who may not list that they may not read
+            continue  # S3 reports missing files as forbidden to users who may not list
         elif found.reason == NO_SUCH_FILE:
             raise FileNotFoundError(f"{url} does not exist (expected a list of videos)")
         else:
@@ -48,7 +48,7 @@ def copy_list(url: str, rows: Iterable[Mapping[str, str]] | None = None) -> Path
 
 
 def name_urls(text: Any, copies: Iterable[tuple[str, Path]]) -> str:
-    """A message in which copies of lists are called by their URLs."""
+    """A message with the paths of copies replaced by the URLs of the lists."""
     text = str(text)
     for url, copy in copies:
         text = text.replace(str(copy), url)

@@ -1,6 +1,6 @@
-"""Files elsewhere, through fsspec, and what their servers say; for processes with a network.
+"""Remote files through fsspec, and the answers of their servers; for processes with network access.
 
-Whoever sent them may lose one at any time: where too little comes for too long, a timer ends it,
+A server may stall at any time. If too little data arrives for too long, a timer kills the process,
 even inside native code.
 """
 
@@ -14,13 +14,13 @@ from typing import Any, Literal
 
 from hpm_video.data.remote.cache import Cache
 
-STALLED = -signal.SIGALRM  # the exit code of a process that its timer ended
-_ENOUGH = 2**20  # bytes that must come in the time limit
+STALLED = -signal.SIGALRM  # exit code of a process killed by its timer
+_ENOUGH = 2**20  # bytes that must arrive within the time limit
 _LONGEST_REASON = 300
 _GONE = (404, 410)
-_LATER = (408, 425, 429)  # of a web server that may answer something else another time
+_LATER = (408, 425, 429)  # HTTP statuses that may be temporary
 _NO_ANSWER = (ConnectionError, TimeoutError, asyncio.TimeoutError)
-# What servers say of a version of a file, in the order of how well it tells one from another
+# Fields by which servers identify a version of a file, most reliable first
 _VERSION = ("ETag", "etag", "md5Hash", "crc32c", "content_md5", "LastModified", "Last-Modified",
             "last_modified", "updated", "mtime", "created")  # fmt: skip
 
@@ -28,29 +28,29 @@ Outcome = Literal["done", "missing", "refused", "failed"]
 
 
 class Refused(Exception):  # noqa: N818 - the outcome of a file, not a mistake
-    """A file that would not come another time either."""
+    """A file that another attempt would not get either."""
 
 
 class NoRanges(Exception):  # noqa: N818 - the way of a server, not a mistake
-    """A server gives only whole files."""
+    """The server cannot send parts of files."""
 
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file elsewhere."""
+    """A file on a server."""
 
-    system: Any  # a file system of fsspec, and the path there
+    system: Any  # an fsspec file system, and the path in it
     path: str
-    size: int | None  # None: its server does not say
-    mtime_ns: int  # the same wherever it is fetched: an index tells by it whether it changed
+    size: int | None  # None: unknown
+    mtime_ns: int  # derived from the version, equal on every machine; indices detect changes by it
     timeout_s: float | None
 
     def download(self, to: str) -> int:
-        """Fetch it. Returns how many bytes it has."""
+        """Fetch the file. Returns its size in bytes."""
         from fsspec.callbacks import Callback  # noqa: PLC0415 - only here is it needed
 
         class Watch(Callback):
-            """Restarts the timer when enough has come."""
+            """Restarts the timer when enough data has arrived."""
 
             seen = 0
 
@@ -67,29 +67,29 @@ class RemoteFile:
         return came
 
     def read(self, start: int, end: int) -> bytes:
-        """Fetch some of its bytes, which must come in the time limit. Raises NoRanges."""
+        """Fetch a range of bytes within the time limit. Raises NoRanges."""
         restart_timer(self.timeout_s)
         try:
-            if "http" in self.system.protocol:  # whose `cat_file` takes a whole file for a range
+            if "http" in self.system.protocol:  # its `cat_file` accepts a whole file for a range
                 options = {"size": self.size, "cache_type": "none", "block_size": 1}
                 with self.system.open(self.path, "rb", **options) as file:
                     file.seek(start)
                     data: bytes = file.read(end - start)
             else:
                 data = self.system.cat_file(self.path, start=start, end=end)
-        except ValueError as error:  # so says fsspec
+        except ValueError as error:  # fsspec's error for a server without ranges
             raise NoRanges from error
         if len(data) != end - start:
             raise OSError(f"{len(data)} bytes came of {end - start}")
         return data
 
     def beside(self, ending: str) -> "RemoteFile":
-        """The file whose name is that of this one and an ending."""
+        """The file whose name is this one's plus an ending."""
         return _asked(self.system, self.path + ending, self.timeout_s)
 
 
 def remote_file(url: str, timeout_s: float | None) -> RemoteFile:
-    """Ask the server of a URL for its file."""
+    """Query the server of a URL for its file."""
     from fsspec.core import url_to_fs  # noqa: PLC0415 - only here is it needed
 
     restart_timer(timeout_s)
@@ -107,7 +107,7 @@ def _asked(system: Any, path: str, timeout_s: float | None) -> RemoteFile:
 
 
 def check_size(num_bytes: int | None, cache: Cache) -> None:
-    """Raise Refused for more than the cache may hold."""
+    """Raise Refused if a file is larger than the cache."""
     if num_bytes is not None and num_bytes > cache.most_bytes:
         raise Refused(
             f"has {num_bytes / 1e9:.3g} GB: more than HPM_VIDEO_CACHE_GB "
@@ -116,15 +116,15 @@ def check_size(num_bytes: int | None, cache: Cache) -> None:
 
 
 def outcome_of(error: BaseException) -> tuple[Outcome, str]:
-    """What came of a file whose server, or its client, raised an error, and why."""
+    """The outcome and reason for an error raised by a server or its client."""
     if isinstance(error, Refused):
         return "refused", str(error)
     cause = error.__cause__
-    # A file is not there, says fsspec, whatever a web server answers, and if it does not answer
+    # fsspec raises FileNotFoundError for any error of a web server, even without an answer
     is_other = type(cause).__module__.startswith("aiohttp") or isinstance(cause, _NO_ANSWER)
     if isinstance(error, FileNotFoundError) and is_other and cause is not None:
         return outcome_of(cause)
-    status = getattr(error, "status", None)  # of aiohttp
+    status = getattr(error, "status", None)  # set by aiohttp
     if isinstance(error, FileNotFoundError) or status in _GONE:
         return "missing", ""
     said = " ".join(str(error).split())[:_LONGEST_REASON]
@@ -135,7 +135,7 @@ def outcome_of(error: BaseException) -> tuple[Outcome, str]:
 
 
 def restart_timer(seconds: float | None) -> None:
-    """End this process in so many seconds, in place of an earlier time; 0: never."""
+    """Kill this process after this many seconds, replacing an earlier timer; 0: never."""
     if seconds is not None:
         signal.setitimer(signal.ITIMER_REAL, seconds)
 
@@ -144,4 +144,4 @@ def _seconds(version: Any) -> int:
     if isinstance(version, datetime.datetime):
         return int(version.timestamp())
     digest = hashlib.blake2b(str(version).encode(errors="surrogateescape"), digest_size=4).digest()
-    return int.from_bytes(digest, "little") // 4  # some file systems know no time after 2038
+    return int.from_bytes(digest, "little") // 4  # some file systems store no time after 2038

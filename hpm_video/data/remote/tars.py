@@ -1,7 +1,7 @@
-"""Videos in tars of URLs: the index of a tar in the cache, and one video at a time beside it.
+"""Videos in tars at URLs: the cache holds the index of a tar, and videos one at a time.
 
-Of a tar without an index beside it, processes with a network read the headers, a range of bytes
-each. Where a server gives only whole files, they fetch the tar, once.
+If no index lies beside a tar, processes with network access read its headers, in ranges of bytes.
+If the server cannot send ranges, they fetch the whole tar once.
 """
 
 import fcntl
@@ -25,26 +25,28 @@ from hpm_video.data.remote.server import (
 from hpm_video.data.video.tar_index import TarIndex, dated, packed
 from hpm_video.data.video.tar_listing import is_outside, list_source
 
-Read = Callable[[int, int], bytes]  # from one place in a tar to another
+Read = Callable[[int, int], bytes]  # (start, end) -> bytes of a tar
 
-_RANGE = 2**22  # bytes that are asked for at most at once
-_FIRST = 2**16  # and at least, where headers are read
-_NEAR = 2**18  # so far from each other, more than the last time are asked for
-_MOST_OF_A_HEADER = 2**21  # bytes, more than a label or what follows a tar may have
+_RANGE = 2**22  # most bytes per request
+_FIRST = 2**16  # least bytes per request for headers
+_NEAR = 2**18  # bytes; closer requests read ahead twice as much each time
+_MOST_OF_A_HEADER = 2**21  # bytes, above the limits of labels and of data after a tar's end
 _MOST_OF_AN_INDEX = 2**30
-_BLOCK = 512  # before the bytes of each file in a tar
-_LONGEST_WAIT_S = 600.0  # for another process, which may have been stopped
+_BLOCK = 512  # bytes of the header before each file
+_LONGEST_WAIT_S = 600.0  # for another process, which may be suspended
 
 
 def cached_index(tar: str) -> TarIndex | None:
-    """The index of the tar of a URL, if it has been fetched."""
+    """The index of a tar at a URL, if it is in the cache."""
     data = _held_index(cache(), tar)
     return None if data is None else TarIndex(data)
 
 
 def fetch_from_tar(file: RemoteFile, tar: str, name: str, *, cache: Cache, to: str) -> int:
-    """Write a video in the tar of a URL or, for the name "", the tar's index to a file. Returns how
-    many bytes were added to the cache."""
+    """Write a video in the tar at a URL to a file, or the tar's index if the name is "".
+
+    Returns how many bytes were added to the cache.
+    """
     try:
         if file.size is None:
             raise NoRanges
@@ -74,7 +76,7 @@ def _fetch(read: Read, file: RemoteFile, tar: str, name: str, *, cache: Cache, t
 
 
 def _index(read: Read, file: RemoteFile, tar: str, *, cache: Cache, scratch: str) -> bytes:
-    """The index of a tar: that of the cache if it is of the tar as it is, else a new one there."""
+    """The cached index of a tar if it is up to date, else a new one, which is then cached."""
     if (data := _kept(file, tar, cache)) is not None:
         return data
     with _turn(file, f"{tar}/", cache):
@@ -103,7 +105,7 @@ def _held_index(cache: Cache, tar: str) -> bytes | None:
 
 
 def _beside(read: Read, file: RemoteFile, scratch: str) -> bytes | None:
-    """The index that lies beside a tar, as it does on a disk, if it is the tar's."""
+    """The index stored beside a tar on the server, if it matches the tar."""
     try:
         found = file.beside(".videos")
         if found.size is None or found.size > _MOST_OF_AN_INDEX:
@@ -118,7 +120,7 @@ def _beside(read: Read, file: RemoteFile, scratch: str) -> bytes | None:
         names = [index.name(number) for number, _ in enumerate(index.labels())]
         if index.num_bytes != file.size or not names or any(map(is_outside, names)):
             return None
-        # Its time of change says nothing here: before the last video there must be its header
+        # Times of change say nothing here: check that the last video's header precedes it
         start, size = index.find(names[-1])
         header = read(start - _BLOCK, start) if start >= _BLOCK else b""
         if tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").size == size:
@@ -127,7 +129,7 @@ def _beside(read: Read, file: RemoteFile, scratch: str) -> bytes | None:
 
 
 def _listed(read: Read, file: RemoteFile, tar: str) -> bytes:
-    """The index of a tar by its headers."""
+    """An index made from the headers of a tar."""
     assert file.size is not None
     try:
         return packed(list_source(_Headers(read, file.size), file.size, file.mtime_ns))
@@ -136,7 +138,7 @@ def _listed(read: Read, file: RemoteFile, tar: str) -> bytes:
 
 
 class _Headers:
-    """A tar as it is read for its headers alone: what lies between them is not fetched."""
+    """A tar of which only the headers are read; the data between them are not fetched."""
 
     def __init__(self, read: Read, size: int) -> None:
         self._read, self._size, self._place = read, size, 0
@@ -166,7 +168,7 @@ class _Headers:
 
 
 def _whole(file: RemoteFile, tar: str, cache: Cache) -> tuple[Held, int]:
-    """A tar in the cache, and how many bytes of it came."""
+    """The whole tar in the cache, and how many bytes were fetched."""
     try:
         check_size(file.size, cache)
     except Refused as error:
@@ -188,7 +190,7 @@ def _whole(file: RemoteFile, tar: str, cache: Cache) -> tuple[Held, int]:
 
 @contextmanager
 def _turn(file: RemoteFile, url: str, cache: Cache) -> Iterator[None]:
-    """Wait for a process that is bringing the same into the cache, which this one then finds."""
+    """Hold a lock on fetching a URL: processes that wait for it find the file in the cache."""
     folder, name = os.path.split(cache.place(url))
     os.makedirs(folder, exist_ok=True)
     flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW

@@ -1,6 +1,6 @@
-"""Names of lists and videos that are elsewhere: ``s3://bucket/train.csv``, ``https://host/a.mp4``.
+"""Names of remote lists and videos: ``s3://bucket/train.csv``, ``https://host/a.mp4``.
 
-They are kept as they are written: `pathlib` and `os.path` would make ``s3:/bucket`` of them.
+They are kept as strings: `pathlib` and `os.path` would turn them into ``s3:/bucket``.
 """
 
 import os
@@ -16,38 +16,38 @@ _QUERY = re.compile(r"(https?://[^?#]*)[?#].*", re.DOTALL | re.IGNORECASE)
 
 
 def is_url(path: str | Path) -> bool:
-    """Whether a path is elsewhere, for fsspec to fetch."""
+    """Whether a path is a URL, to be fetched with fsspec."""
     return isinstance(path, str) and _URL.match(path) is not None
 
 
 def joined(folder: str, name: str) -> str:
-    """The path of a list's ``name``, either of which may be a URL."""
+    """Join a folder and a list's ``name``, either of which may be a URL."""
     if is_url(name):
         return name
-    if is_url(folder) and "./" in name:  # object stores know no ".."
+    if is_url(folder) and "./" in name:  # object stores do not resolve ".."
         scheme, _, rest = folder.partition("://")
         return f"{scheme}://{posixpath.normpath(posixpath.join(rest, name))}"
     return os.path.join(folder, name)
 
 
 def without_query(url: str) -> str:
-    """A URL without what a web server is asked beside the file."""
+    """A URL without its query."""
     match = _QUERY.fullmatch(url)
     return url if match is None else match[1]
 
 
 def folder_of(url: str) -> str:
-    """The URL of the folder of a URL."""
+    """The URL of the folder of a URL's file."""
     return without_query(url).rpartition("/")[0]
 
 
 def name_of(url: str) -> str:
-    """The name of the file of a URL."""
+    """The file name in a URL."""
     return without_query(url).rpartition("/")[2]
 
 
 def split_tar(url: str) -> tuple[str, str] | None:
-    """The tar of a URL and the name of a video in it, "" for the tar's index; None for others."""
+    """The tar of a URL and the name of a video in it ("": the tar's index); None for other URLs."""
     if url.endswith("/"):
         return url[:-1], ""
     match = IN_TAR.search(without_query(url))
@@ -55,7 +55,7 @@ def split_tar(url: str) -> tuple[str, str] | None:
 
 
 def check_is_local(list_: str | Path, videos: Iterable[str] = (), *, job: str) -> None:
-    """Raise ValueError where a list or a video that a job works on is a URL."""
+    """Raise ValueError if a list or video is a URL, which ``job`` does not support."""
     if is_url(list_):
         raise ValueError(
             f"list ({list_}) must be on this machine for {job}: copy it (aws s3 cp, curl -O); "
@@ -69,9 +69,9 @@ def check_is_local(list_: str | Path, videos: Iterable[str] = (), *, job: str) -
 
 
 def system_of(url: str) -> tuple[str, type]:
-    """The scheme of a URL and what fsspec has for it, of which no instance is made: some connect.
+    """The scheme of a URL and its fsspec class. No instance is created, as some connect at once.
 
-    Raises ValueError: none of that name is known, or its package is not installed.
+    Raises ValueError if the scheme is unknown or its package is not installed.
     """
     from fsspec import get_filesystem_class  # noqa: PLC0415 - only where there are URLs
 

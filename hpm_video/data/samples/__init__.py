@@ -1,1 +1,1 @@
-"""Videos as samples: clips for training, views for evaluation, and what augments them."""
+"""Videos as samples: clips for training, views for evaluation, and augmentation."""

@@ -1,9 +1,9 @@
-"""Augmentation of a clip: RandAugment and random erasing. One draw for all frames; bytes to bytes.
+"""Augmentation of a clip: RandAugment and random erasing on uint8, equal for all frames.
 
-Operations and strengths are those of timm's "rand-m7-n4-mstd0.5-inc1", which VideoMAE is fine-tuned
-with; timm itself draws for every picture and from the global generators. What such an operation
-measures of a picture (its range, mean or histogram) is measured of the whole clip here, so that
-equal pixels stay equal in all frames.
+Operations and magnitudes are those of timm's "rand-m7-n4-mstd0.5-inc1", which VideoMAE's
+fine-tuning uses; timm itself draws per image and from global generators. Image statistics that an
+operation needs (range, mean or histogram) are computed over the whole clip here, so that equal
+pixels stay equal in all frames.
 """
 
 import math
@@ -18,12 +18,12 @@ from torchvision.transforms.v2 import InterpolationMode, functional
 
 from hpm_video.config import AugmentConfig
 
-_GREY = (128, 128, 128)  # where a moved picture leaves nothing
+_GREY = (128, 128, 128)  # fill colour for pixels that move into the image
 _BICUBIC: dict[str, Any] = {"resample": Image.Resampling.BICUBIC, "fillcolor": _GREY}
-# ImageNet's mean and deviation in bytes: to models, which normalise, this is standard normal noise
+# ImageNet's mean and standard deviation in bytes: after normalization this is standard normal noise
 _NOISE_MEAN, _NOISE_STD = (123.7, 116.3, 103.5), (58.4, 57.1, 57.4)
 
-# A clip (T, H, W, 3), a level in [0, 1] and a sign, -1 or 1 -> a clip
+# (clip (T, H, W, 3), level in [0, 1], sign -1 or 1) -> clip
 Operation = Callable[[torch.Tensor, float, int], torch.Tensor]
 _OfPictures = Callable[[torch.Tensor], torch.Tensor]
 
@@ -56,10 +56,10 @@ def erase(
     area: tuple[float, float] = (0.02, 1 / 3),
     ratio: tuple[float, float] = (0.3, 1 / 0.3),
 ) -> torch.Tensor:
-    """Return a clip (T, H, W, 3) uint8 in which a rectangle is noise, the same in every frame.
+    """Return a clip (T, H, W, 3) uint8 with a rectangle of noise, equal in all frames.
 
-    Drawn with `rng` alone: the rectangle's share of the frame's area, its height / width on a
-    logarithmic scale.
+    `rng` draws the rectangle's share of the frame's area, and its height / width on a logarithmic
+    scale.
     """
     height, width = clip.shape[1:3]
     for _ in range(10):
@@ -76,12 +76,12 @@ def erase(
 
 
 def _as_pictures(clip: torch.Tensor, operation: _OfPictures) -> torch.Tensor:
-    """Apply an operation to the clip (T, H, W, 3) as pictures (T, 3, H, W), one for each frame."""
+    """Apply an operation to the clip (T, H, W, 3) as images (T, 3, H, W), one per frame."""
     return operation(clip.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 def _as_one_picture(clip: torch.Tensor, operation: _OfPictures) -> torch.Tensor:
-    """Apply an operation to the clip (T, H, W, 3) as one tall picture (3, T * H, W)."""
+    """Apply an operation to the clip (T, H, W, 3) as one tall image (3, T * H, W)."""
     tall = operation(clip.flatten(0, 1).permute(2, 0, 1))
     return tall.permute(1, 2, 0).unflatten(0, clip.shape[:2])
 
@@ -89,13 +89,13 @@ def _as_one_picture(clip: torch.Tensor, operation: _OfPictures) -> torch.Tensor:
 def _frame_by_frame(
     clip: torch.Tensor, operation: Callable[[Image.Image], Image.Image]
 ) -> torch.Tensor:
-    """Apply Pillow's operation to each frame: torchvision moves tensors bilinearly at most."""
+    """Apply Pillow's operation to each frame: torchvision has no bicubic affine for tensors."""
     frames = [np.asarray(operation(Image.fromarray(frame))) for frame in clip.numpy()]
     return torch.from_numpy(np.stack(frames))
 
 
 def _turned(clip: torch.Tensor, degrees: float) -> torch.Tensor:
-    """Turn anticlockwise about the middle."""
+    """Rotate counterclockwise about the centre."""
     return _frame_by_frame(clip, lambda picture: picture.rotate(degrees, **_BICUBIC))
 
 
@@ -105,8 +105,11 @@ def _moved(
     move: tuple[float, float] = (0.0, 0.0),
     shear: tuple[float, float] = (0.0, 0.0),
 ) -> torch.Tensor:
-    """Each pixel is what lay this far off, (x, y) each: ``move`` in shares of the sides, ``shear``
-    in pixels for each pixel away from the upper left corner along the other side."""
+    """Shift and shear: each pixel is read from an offset (x, y).
+
+    ``move``: offsets as shares of the sides. ``shear``: pixels per pixel of distance from the upper
+    left corner along the other side.
+    """
     height, width = clip.shape[1:3]
     # (x, y) -> (a x + b y + c, d x + e y + f)
     places = (1, shear[0], move[0] * width, shear[1], 1, move[1] * height)
@@ -123,7 +126,7 @@ def _moved_bilinearly(
     move: tuple[float, float] = (0.0, 0.0),
     shear: tuple[float, float] = (0.0, 0.0),
 ) -> torch.Tensor:
-    """Turn by degrees, move by shares of the sides, or shear by shares of a pixel, (x, y) each."""
+    """Rotate by degrees, shift by shares of the sides (x, y), or shear by shares of a pixel."""
     move_all = partial(
         functional.affine,
         angle=angle,
@@ -141,7 +144,7 @@ def _adjusted(
     apply: Callable[[torch.Tensor, _OfPictures], torch.Tensor],
     adjust: Callable[[torch.Tensor, float], torch.Tensor],
 ) -> Operation:
-    """Set how much of the colour, contrast, brightness or sharpness there was; 1 is all."""
+    """Scale the colour, contrast, brightness or sharpness; 1 keeps the clip as it is."""
     return lambda clip, level, sign: apply(
         clip, lambda pictures: adjust(pictures, max(0.1, 1 + sign * 0.9 * level))
     )
@@ -173,7 +176,7 @@ OPERATIONS: dict[str, Operation] = {
     "move_x": lambda clip, level, sign: _moved(clip, move=(sign * 0.45 * level, 0)),
     "move_y": lambda clip, level, sign: _moved(clip, move=(0, sign * 0.45 * level)),
 }
-# In the place of those above that move pixels
+# Replacements for the geometric operations above
 _BILINEAR: dict[str, Operation] = {
     "rotate": lambda clip, level, sign: _moved_bilinearly(clip, angle=-sign * 30 * level),
     "shear_x": lambda clip, level, sign: _moved_bilinearly(clip, shear=(sign * 0.3 * level, 0)),

@@ -1,7 +1,7 @@
-"""Training clips: windows in time and crops, drawn at random. Everything uint8.
+"""Training clips: random windows in time and random crops, all uint8.
 
-A data set knows the list and says what to read; a reader reads it, and can be sent to another
-process because it knows nothing of the list. `views` has the data set for evaluation.
+A data set knows the list and makes requests. A reader reads them; it knows nothing of the list, so
+it can be sent to another process. `views` has the data set for evaluation.
 """
 
 import itertools
@@ -25,7 +25,7 @@ from hpm_video.data.video.frames import VideoReadError, open_frames, reading
 from hpm_video.data.video.motion import Speeds
 from hpm_video.data.video.timeline import Frames
 
-# Which frames are drawn, by data.sampling
+# Random sampling of frames, by data.sampling
 _OF_A_WINDOW = {
     "dense": frame_indices.random_dense_indices,
     "videomae_pretrain": frame_indices.random_videomae_window,
@@ -36,23 +36,23 @@ _OF_SEGMENTS = {
     "videomae_ssv2": frame_indices.random_videomae_ssv2_indices,
 }
 
-# An isolated broken file is replaced; this many in a row mean that the data are not there
+# Single broken files are replaced; this many in a row mean that the data are missing
 MAX_UNREADABLE_IN_A_ROW = 20
-NUMBER_BYTES = 4  # of numbers in rows of bytes
+NUMBER_BYTES = 4  # bytes of a number in a row
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to read."""
+    """A video to read, and how."""
 
-    index: int  # the video's place in the manifest
-    path: str  # or what a part is called, see `hpm_video.data.video.part`
-    num_frames: int  # as the list says, which is never exceeded; 0: unknown
-    seed: tuple[int, ...] = ()  # of all that is random
-    table: bytes | None = None  # of frames, from the index of the list
+    index: int  # the video's index in the manifest
+    path: str  # of the file, or name of a part, see `hpm_video.data.video.part`
+    num_frames: int  # according to the list, never exceeded; 0: unknown
+    seed: tuple[int, ...] = ()  # of all random choices
+    table: bytes | None = None  # frame table, from the index of the list
 
     def open(self, data: DataConfig, *, motion: bool = False) -> Frames:
-        """Open the video or part as the settings say, see `open_frames`. Raises VideoReadError."""
+        """Open the video or part with these settings, see `open_frames`. Raises VideoReadError."""
         return open_frames(
             self.path,
             data.decoder,
@@ -65,11 +65,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Reading:
-    """What came of an item."""
+    """The result of reading an item."""
 
-    index: int | None  # the manifest place of the video that was read, None where none could be
-    bad: tuple[tuple[int, str], ...]  # (index, reason) of the unreadable videos tried before
-    note: str | None = None  # why another decoder read it than the one chosen, see `Video.note`
+    index: int | None  # manifest index of the video that was read; None if none was readable
+    bad: tuple[tuple[int, str], ...]  # (index, reason) of unreadable videos tried first
+    note: str | None = None  # why another decoder read it, see `Video.note`
 
 
 class Reader(Protocol):
@@ -77,24 +77,24 @@ class Reader(Protocol):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """The shape of all that is read of a video."""
+        """The shape of everything read from a video."""
 
     def read(self, request: Request, out: torch.Tensor) -> str | None:
         """Fill `out`, uint8 of that shape; returns `Video.note`. Raises VideoReadError."""
 
 
 class VideoDataset(Protocol):
-    """What is needed to read the items of a data set, whatever the keys it has for them."""
+    """What the loader needs of a data set; keys may be of any type."""
 
     @property
     def reader(self) -> Reader: ...
 
     def requests(self, key: Any) -> Iterator[Request]:
-        """What to read for an item, and in its place where that is unreadable."""
+        """The request for an item, then those for replacements if it is unreadable."""
 
 
 def read_item(reader: Reader, requests: Iterator[Request], out: torch.Tensor) -> Reading:
-    """Read the first of the requested videos that is readable; zeros where none is."""
+    """Read the first readable video of the requests; zeros if none is."""
     bad: list[tuple[int, str]] = []
     for request in requests:
         try:
@@ -112,39 +112,39 @@ def read_item(reader: Reader, requests: Iterator[Request], out: torch.Tensor) ->
 class ClipSample:
     """R crops (R, T, S, S, 3) uint8 of one clip of one video; or a row of bytes, see `ClipReader`.
 
-    `clips` is (0, T, S, S, 3) when 20 videos in a row were unreadable, for the loader to report.
+    `clips` is (0, T, S, S, 3) if 20 videos in a row were unreadable, which the loader reports.
     """
 
     clips: torch.Tensor
     label: int  # class index, -1 for none
-    index: int  # the video's place in the manifest, after any replacement
-    bad: tuple[tuple[int, str], ...]  # (index, reason) of the videos found unreadable on the way
+    index: int  # index in the manifest, after any replacement
+    bad: tuple[tuple[int, str], ...]  # (index, reason) of unreadable videos tried first
 
 
 @dataclass(frozen=True)
 class Window:
-    """Frames (T, H, W, 3) of a window and, where they are asked for, their speeds."""
+    """The frames (T, H, W, 3) of a window and, if requested, their speeds."""
 
     frames: npt.NDArray[np.uint8]
     speeds: Speeds | None = None
 
     def at(self, places: npt.NDArray[np.integer]) -> "Window":
-        """Some of the frames, in this order."""
+        """The frames at these positions, in this order."""
         speeds = self.speeds
         return Window(self.frames[places], None if speeds is None else speeds.at(places))
 
 
 @dataclass(frozen=True)
 class ClipReader:
-    """Reads random clips: the frames and crops of `data`, and a score for each of their tokens if
-    asked to, see `Tubelet.scores`.
+    """Reads random clips: the frames and crops of `data` and, if requested, token scores.
 
-    A video is then a row of bytes: its clips, then their scores, float32.
+    With scores (see `Tubelet.scores`), a video is a row of bytes: its clips, then the scores,
+    float32.
     """
 
     data: DataConfig
-    augment: AugmentConfig | None = None  # what else is done to each crop
-    tubelet: Tubelet | None = None  # behind a token, where these get scores; no crop is augmented
+    augment: AugmentConfig | None = None  # augmentation of each crop
+    tubelet: Tubelet | None = None  # of a token, to compute scores; crops are then not augmented
 
     def __post_init__(self) -> None:
         assert self.tubelet is None or self.augment is None, "scores would be of other pixels"
@@ -160,31 +160,31 @@ class ClipReader:
 
     @property
     def _scores_at(self) -> int:
-        """Where scores begin in a row: where numbers can be read as such."""
+        """The offset of the scores in a row, aligned to numbers."""
         return -(-math.prod(self._clips_shape) // NUMBER_BYTES) * NUMBER_BYTES
 
     @property
     def _scores_size(self) -> int:
-        """Bytes of the scores in a row."""
+        """The size of the scores in a row, in bytes."""
         tubelet = self.tubelet
         return 0 if tubelet is None else NUMBER_BYTES * self.data.repeats * tubelet.count(self.data)
 
     def clips(self, rows: torch.Tensor) -> torch.Tensor:
-        """Clips (B * R, T, S, S, 3) in rows of bytes, on any device."""
+        """The clips (B * R, T, S, S, 3) in rows of bytes, on any device."""
         if self.tubelet is not None:
             size = math.prod(self._clips_shape)
             rows = rows[:, :size].unflatten(1, self._clips_shape)
         return rows.flatten(0, 1)
 
     def scores(self, rows: torch.Tensor) -> torch.Tensor | None:
-        """Scores (B * R, N) float32 in rows of bytes, on any device; None where none are there."""
+        """The scores (B * R, N) float32 in rows of bytes, on any device; None if there are none."""
         if self.tubelet is None:
             return None
         tail = rows[:, self._scores_at :].view(torch.float32)
         return tail.unflatten(1, (self.data.repeats, -1)).flatten(0, 1)
 
     def read(self, request: Request, out: torch.Tensor) -> str | None:
-        """Read R crops of one video into `out`, a function of the request alone."""
+        """Read R crops of one video into `out`; deterministic for a given request."""
         rng = np.random.default_rng(request.seed)
         video = request.open(self.data, motion=self.tubelet is not None)
         parts, antialias = self.read_windows(video, rng), self.data.antialias
@@ -208,15 +208,14 @@ class ClipReader:
         size: Sequence[int],
         flip: bool,
     ) -> None:
-        """Write those of a video's crop ``k`` into its row, unless none are asked for; for ``size``
-        see `Tubelet.scores`."""
+        """Write crop ``k``'s scores into a row, if requested; see `Tubelet.scores` for ``size``."""
         scores = self.scores(row[None])
         if scores is not None and self.tubelet is not None and part.speeds is not None:
             found = self.tubelet.scores(part.speeds, box, self.data.crop_size, size=size, flip=flip)
             scores[k] = torch.from_numpy(found)
 
     def read_windows(self, video: Frames, rng: np.random.Generator) -> list[Window]:
-        """Windows drawn at random; each frame is decoded once."""
+        """Read random windows; each frame is decoded once."""
         windows = [self._indices(video.num_frames, rng) for _ in range(self.data.windows)]
         if len(windows) == 1:
             return [self._read_window(video, windows[0])]
@@ -230,7 +229,7 @@ class ClipReader:
         return Window(*video.read_motion(indices))
 
     def draw_box(self, height: int, width: int, rng: np.random.Generator) -> tuple[crops.Box, bool]:
-        """A random box of frames of this size, and whether it is mirrored."""
+        """Draw a random box in frames of this size, and whether to mirror it."""
         random_crop = {
             "multi_scale": crops.multi_scale_crop,
             "random_resized": crops.random_resized_crop,
@@ -247,7 +246,7 @@ class ClipReader:
 
 
 class ClipDataset(Dataset[ClipSample]):
-    """Random clips of the videos of a manifest, reproducible item by item; `seed` is at least 0."""
+    """Random clips of the videos of a manifest, reproducible per item; `seed` is at least 0."""
 
     def __init__(self, manifest: Manifest, reader: ClipReader, *, seed: int) -> None:
         self.manifest, self.reader, self.seed = manifest, reader, seed
@@ -256,12 +255,13 @@ class ClipDataset(Dataset[ClipSample]):
         return len(self.manifest)
 
     def requests(self, key: tuple[int, int]) -> Iterator[Request]:
-        """Yield the clip of key (epoch, index), then those that replace unreadable ones. An index
-        past the list is another clip of a video that the epoch shows before, see `Mixture.order`.
+        """Yield the clip of key (epoch, index), then replacements for unreadable ones.
 
-        They are functions of the key and the seed alone, not of what was wrong with the others.
+        An index past the list is another clip of a video that the epoch has shown before, see
+        `Mixture.order`. Requests depend on the key and the seed alone, not on errors of earlier
+        ones.
         """
-        # The video asked for has a seed of three numbers, its replacements have one more
+        # The requested video has a seed of three numbers, replacements have one more
         yield self._request(key[1] % len(self), *key)
         drawn = np.random.default_rng((self.seed, *key, MAX_UNREADABLE_IN_A_ROW))
         for attempt in range(1, MAX_UNREADABLE_IN_A_ROW):
@@ -273,9 +273,9 @@ class ClipDataset(Dataset[ClipSample]):
         return Request(place, path, num_frames, (self.seed, *seed), table)
 
     def __getitem__(self, key: tuple[int, int]) -> ClipSample:
-        """Return the clip for key (epoch, index), a function of the key and the seed alone.
+        """Return the clip for key (epoch, index), which depends on the key and the seed alone.
 
-        An unreadable video is recorded and replaced by one drawn at random.
+        An unreadable video is recorded and replaced by a random one.
         """
         out = torch.empty(self.reader.shape, dtype=torch.uint8)
         reading = read_item(self.reader, self.requests(key), out)

@@ -1,11 +1,11 @@
-"""Crops made on the device: readers only decode, and send whole frames with the boxes to cut out.
+"""Crops on the device: readers only decode, and send whole frames with the boxes to cut out.
 
-    worker: decode -> row of bytes: frames (T, H, W, 3), then H, W and a box for each crop, then
+    worker: decode -> row of bytes: frames (T, H, W, 3), then H, W and a box per crop, then the
             scores of `ClipReader`
-    device: rows -> boxes, side by side on one canvas -> crops, all by the same two matrix products
+    device: rows -> boxes on one canvas each -> crops, all with the same two matrix products
 
-A row has room for a fixed number of pixels a frame, whatever its shape. Crops are those of
-`crops.resize_crop` but for its rounding to whole levels.
+A row has a fixed number of pixels per frame, whatever the shape of frames. The crops equal those of
+`crops.resize_crop`, except that they are not rounded to whole levels.
 """
 
 import math
@@ -20,15 +20,15 @@ from torchvision.transforms.v2 import functional
 from hpm_video.data.samples.clips import NUMBER_BYTES, ClipReader, Request
 
 _NUMBERS_OF_BOX = 5  # top, left, height, width, whether mirrored
-_HEIGHT, _WIDTH = 3, 4  # places of a box's in `FrameReader._boxes`
+_HEIGHT, _WIDTH = 3, 4  # positions in a box of `FrameReader._boxes`
 _CANVAS_STEP = 32  # pixels
-_CLIPS_AT_ONCE = 64  # of 224 x 224 pixels: some 2 GB on the way
+_CLIPS_AT_ONCE = 64  # of 224 x 224 pixels: about 2 GB of temporary memory
 
 
 class FrameReader(ClipReader):
-    """Reads whole frames, and says which boxes to cut out of them; see `DataConfig.frame_pixels`.
+    """Reads whole frames, and draws the boxes to cut out of them; see `DataConfig.frame_pixels`.
 
-    Nothing augments these crops.
+    These crops are not augmented.
     """
 
     @property
@@ -42,10 +42,10 @@ class FrameReader(ClipReader):
     @property
     def _frame_bytes(self) -> int:
         size = self.data.windows * self.data.num_frames * self.data.frame_pixels * 3
-        return -(-size // NUMBER_BYTES) * NUMBER_BYTES  # numbers are read as such
+        return -(-size // NUMBER_BYTES) * NUMBER_BYTES  # aligned, to be viewed as numbers
 
     def read(self, request: Request, out: Tensor) -> str | None:
-        """Fill a row, a function of the request alone."""
+        """Fill a row; deterministic for a given request."""
         rng = np.random.default_rng(request.seed)
         video = request.open(self.data, motion=self.tubelet is not None)
         windows = self.read_windows(video, rng)
@@ -65,7 +65,7 @@ class FrameReader(ClipReader):
             window = windows[k % len(windows)]
             self.write_scores(out, k, window, box=box, size=(height, width), flip=flip)
         room = out[: self._frame_bytes].view(self.data.windows, self.data.num_frames, -1)
-        for frames, part in zip(room, parts, strict=True):  # each frame begins where it always does
+        for frames, part in zip(room, parts, strict=True):  # frames have fixed offsets
             frames[:, : part[0].numel()].copy_(part.flatten(1))
         out[self._frame_bytes : self._scores_at].view(torch.int32).copy_(
             torch.tensor(numbers, dtype=torch.int32)
@@ -73,15 +73,15 @@ class FrameReader(ClipReader):
         return video.note
 
     def crop(self, rows: Tensor, there: Tensor, *, together: bool | None = None) -> Tensor:
-        """Rows (B, bytes) uint8, on the host and on a device -> clips (B * R, 3, T, S, S) float32
-        in [0, 1] on that device, in memory with lines of pixels first.
+        """Crop rows (B, bytes) uint8 to clips (B * R, 3, T, S, S) float32 in [0, 1] on a device.
 
-        ``together``: all by the same few kernels, for a device that is slow to start one; by
-        default on every device but a CPU.
+        ``rows`` are on the host and ``there`` is their copy on the device. The result's memory has
+        image rows first. ``together``: process all boxes with the same few kernels, for devices
+        where a kernel launch is slow; by default on every device but a CPU.
         """
         repeats, windows = self.data.repeats, self.data.windows
         frames = there[:, : self._frame_bytes].unflatten(1, (windows, self.data.num_frames, -1, 3))
-        # What decides about shapes is asked of the host's numbers: the device need not wait
+        # Shapes are computed from the host's copy, so that the device need not synchronize
         boxes, on_device = self._boxes(rows), self._boxes(there)
         if not (there.device.type != "cpu" if together is None else together):
             canvases = _canvases_one_by_one(frames, boxes.tolist())
@@ -97,8 +97,11 @@ class FrameReader(ClipReader):
         return (crops[0] if len(crops) == 1 else torch.cat(crops)).permute(0, 3, 2, 1, 4)
 
     def _boxes(self, rows: Tensor) -> Tensor:
-        """What stands behind the frames of rows (B, bytes): (B, R, 6) int32, width of the frame,
-        top, left, height and width of the box, whether it is mirrored."""
+        """The boxes (B, R, 6) int32 of rows (B, bytes).
+
+        The six numbers are the frame's width, the box's top, left, height and width, and whether it
+        is mirrored.
+        """
         numbers = rows[:, self._frame_bytes : self._scores_at].contiguous().view(torch.int32)
         boxes = numbers[:, 2:].unflatten(1, (self.data.repeats, _NUMBERS_OF_BOX))
         width = numbers[:, 1, None, None].expand(-1, self.data.repeats, -1)
@@ -106,7 +109,7 @@ class FrameReader(ClipReader):
 
 
 def _fit(frames: Tensor, pixels: int, *, antialias: bool) -> Tensor:
-    """Frames (T, H, W, 3) uint8, scaled down to at most so many pixels each."""
+    """Scale frames (T, H, W, 3) uint8 down to at most ``pixels`` pixels each."""
     height, width = frames.shape[1:3]
     if height * width <= pixels:
         return frames
@@ -117,12 +120,12 @@ def _fit(frames: Tensor, pixels: int, *, antialias: bool) -> Tensor:
 
 
 def _rounded_up(length: int) -> int:
-    """A side of canvases: there are few different ones, for which kernels are chosen once."""
+    """Round the side of a canvas up, so that kernels are selected for few sizes only."""
     return -(-length // _CANVAS_STEP) * _CANVAS_STEP
 
 
 def _canvases_one_by_one(frames: Tensor, boxes: list[list[list[int]]]) -> Iterator[Tensor]:
-    """What `cut_boxes` gives, clip by clip and just as large as its box: what a CPU is best at."""
+    """The result of `cut_boxes`, clip by clip and exactly as large as the box: fastest on a CPU."""
     for windows, of_video in zip(frames, boxes, strict=True):
         for k, (frame_width, top, left, height, width, _) in enumerate(of_video):
             pixels = windows[k % len(windows)]  # (T, P, 3)
@@ -133,17 +136,17 @@ def _canvases_one_by_one(frames: Tensor, boxes: list[list[list[int]]]) -> Iterat
 
 
 def cut_boxes(frames: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
-    """Boxes (B, R, 6) of the pixels (B, W, T, P, 3) uint8 of W windows, each of which R / W boxes
-    take turns with, on canvases (B * R, height, T, 3, width) float32 that have room for any.
+    """Cut boxes (B, R, 6) out of the pixels (B, W, T, P, 3) uint8 of W windows.
 
-    What lies right of a box or below it on a canvas is of no meaning. The same few kernels,
-    however many boxes.
+    Returns canvases (B * R, height, T, 3, width) float32, large enough for all boxes. The R boxes
+    of a video are assigned to its windows in turn. Pixels of a canvas outside its box are
+    undefined. Uses the same few kernels for any number of boxes.
     """
     boxes = boxes.unflatten(1, (-1, frames.shape[1])).transpose(1, 2)  # (B, W, R / W, 6)
     frame_width, top, left, *_ = boxes.long().unbind(-1)
     row = torch.arange(height, device=boxes.device) + top[..., None]
     column = torch.arange(width, device=boxes.device) + left[..., None]
-    # Which pixel is where is the same for all frames: (B, W, R / W, height, width) -> (B, W, ...)
+    # The pixel indices are equal for all frames: (B, W, R / W, height, width) -> (B, W, ...)
     place = row[..., None] * frame_width[..., None, None] + column[..., None, :]
     place = place.clamp_(max=frames.shape[3] - 1).flatten(2)[:, :, None, :, None]
     cut = frames.gather(3, place.expand(-1, -1, frames.shape[2], -1, 3))
@@ -153,8 +156,10 @@ def cut_boxes(frames: Tensor, boxes: Tensor, height: int, width: int) -> Tensor:
 
 
 def resize(canvas: Tensor, boxes: Tensor, size: int, *, antialias: bool = True) -> Tensor:
-    """The boxes (K, 6) at the corners of canvases (K, height, T, 3, width), pixels from 0 to 255,
-    scaled -> (K, size, T, 3, size) in [0, 1]; some mirrored."""
+    """Scale the boxes (K, 6) in the corners of canvases, and mirror some.
+
+    Canvases (K, height, T, 3, width) in [0, 255] -> (K, size, T, 3, size) in [0, 1].
+    """
     *_, box_height, box_width, flip = boxes.unbind(-1)
     rows = _weights(box_height, canvas.shape[1], size, antialias)  # (K, size, height)
     columns = _weights(box_width, canvas.shape[4], size, antialias)
@@ -165,10 +170,11 @@ def resize(canvas: Tensor, boxes: Tensor, size: int, *, antialias: bool = True) 
 
 
 def _weights(lengths: Tensor, most: int, size: int, antialias: bool) -> Tensor:
-    """(K,) lengths of lines -> (K, size, most): what each of ``most`` pixels weighs in those of its
-    line scaled to ``size``; nothing behind its end.
+    """Interpolation weights for lines of (K,) lengths -> (K, size, most).
 
-    Bilinear: a triangle over the two nearest pixels or, antialiased, over all that fall into one.
+    They give the share of each of ``most`` pixels in the pixels of a line scaled to ``size``; 0
+    past its end. Bilinear: a triangle over the two nearest pixels or, antialiased, over all pixels
+    inside.
     """
     length = lengths[:, None, None].float()
     scale = length / size

@@ -1,4 +1,4 @@
-"""Our data sets as pytorchvideo gives its own: one dict per clip."""
+"""Our data sets in pytorchvideo's format: one dict per clip."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,15 +15,15 @@ from hpm_video.data.video.frames import VideoReadError
 class LabeledVideos(IterableDataset[dict[str, Any]]):
     """The clips of a data set, for loops written for ``pytorchvideo.data.LabeledVideoDataset``.
 
-    Each is a dict of ``video``, float32 (3, T, S, S) in [0, 255], ``label`` (-1: none),
-    ``video_name``, ``video_index``, its place in the list, ``clip_index``, which window in time,
-    and ``aug_index``, which crop of it. Workers of a torch data loader share the videos.
+    Each is a dict with ``video``, float32 (3, T, S, S) in [0, 255]; ``label`` (-1: none);
+    ``video_name``; ``video_index``, its index in the list; ``clip_index``, its window in time; and
+    ``aug_index``, its crop. The workers of a torch data loader divide the videos among themselves.
 
     Args:
         dataset: random clips, or the fixed views of an evaluation.
-        epoch: which of the random clips; 0 or above. Set it before each pass.
+        epoch: epoch of the random clips; 0 or above. Set it before each pass.
 
-    Iterating raises VideoReadError for an unreadable view, or where no clip could be read.
+    Iterating raises VideoReadError for an unreadable view, or if no clip could be read.
     """
 
     def __init__(self, dataset: ClipDataset | ViewDataset, *, epoch: int = 0) -> None:
@@ -43,7 +43,7 @@ class LabeledVideos(IterableDataset[dict[str, Any]]):
             windows = self.dataset.reader.data.windows
             error = sample.bad[-1][1] if len(clips) == 0 else None
             crops = len(clips) // windows
-            order = sorted(range(len(clips)), key=lambda row: row % windows)  # they take turns
+            order = sorted(range(len(clips)), key=lambda row: row % windows)  # alternating windows
         else:
             views = self.dataset[index]
             clips, place, label, error = views.views, index, views.label, views.error

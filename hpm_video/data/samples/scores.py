@@ -1,4 +1,4 @@
-"""A score for each token of a clip: how fast what it shows moves, by the file's motion vectors."""
+"""Token scores of a clip: how fast its content moves, from the file's motion vectors."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ class Tubelet:
     side: int  # in pixels
 
     def count(self, data: DataConfig) -> int:
-        """N, of a clip."""
+        """N, the number of tokens of a clip."""
         return data.num_frames // self.frames * (data.crop_size // self.side) ** 2
 
     def scores(
         self, speeds: Speeds, box: Box, crop_size: int, *, size: Sequence[int], flip: bool
     ) -> npt.NDArray[np.float32]:
-        """Scores (N,) of a crop: mean speeds, in pixels of the file a frame. All 0 where no frame
-        has vectors.
+        """Scores (N,) of a crop: mean speeds, in pixels of the file per frame.
 
-        ``size``: height and width of the frames that the box is cut out of.
+        All are 0 if no frame has vectors. ``size``: height and width of the frames from which the
+        box is cut.
         """
         tokens = crop_size // self.side
         height, width = size
@@ -37,7 +37,7 @@ class Tubelet:
 
 
 def scored_tubelet(config: PretrainConfig) -> Tubelet | None:
-    """What is behind a token of a run's clips, where these come with scores: for masks by codec."""
+    """The tubelet of a run's tokens if clips need scores (masking.source=codec), else None."""
     if not (config.masking.mines and config.masking.source == "codec"):
         return None
     return Tubelet(config.model.tubelet_size, config.model.patch_size)

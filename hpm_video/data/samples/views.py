@@ -1,4 +1,4 @@
-"""Evaluation views: the same clips and crops of a video every time. Everything uint8."""
+"""Evaluation views: the same clips and crops of a video every time, all uint8."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,22 +17,22 @@ from hpm_video.data.video import crops, frame_indices
 class ViewSample:
     """All views of a video: (num_clips * num_crops, T, S, S, 3) uint8, clip by clip.
 
-    Zeros where it is unreadable.
+    Zeros if it is unreadable.
     """
 
     views: torch.Tensor
     label: int  # class index, -1 for none
-    index: int  # the video's place in the manifest
-    error: str | None  # why the video is unreadable
+    index: int  # the video's index in the manifest
+    error: str | None  # why the video is unreadable; None if it is not
 
 
 @dataclass(frozen=True)
 class ViewReader:
-    """Reads test views; a crop is the whole short side, scaled to `data.crop_size`."""
+    """Reads test views; a crop covers the short side, scaled to `data.crop_size`."""
 
     data: DataConfig
     num_clips: int  # along time
-    num_crops: int  # along the longer side, of each clip
+    num_crops: int  # along the longer side, per clip
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -43,7 +43,7 @@ class ViewReader:
         """Read all views of a video into `out`, decoding it once."""
         video = request.open(self.data)
         indices = view_indices(video.num_frames, self.data, num_clips=self.num_clips)
-        # Clips and crops overlap: every frame is decoded and resized once, then handed out to them
+        # Clips and crops overlap, so every frame is decoded and resized only once
         unique, positions = np.unique(indices, return_inverse=True)
         size, antialias = self.data.crop_size, self.data.antialias
         frames = crops.resize_short_side(video.read(unique), size, antialias=antialias)
@@ -51,14 +51,14 @@ class ViewReader:
         clip_positions = torch.from_numpy(positions.reshape(indices.shape))
         views = out.unflatten(0, (self.num_clips, self.num_crops))
         for crop, box in enumerate(boxes):
-            cut = crops.resize_crop(frames, box, size)  # (unique frames, S, S, 3), as they are
+            cut = crops.resize_crop(frames, box, size)  # (unique frames, S, S, 3)
             for clip, rows in enumerate(clip_positions):
                 torch.index_select(cut, 0, rows, out=views[clip, crop])
         return video.note
 
 
 class ViewDataset(Dataset[ViewSample]):
-    """The fixed test views of the videos of a manifest: every clip of a video in every crop.
+    """The fixed test views of a manifest's videos: every clip of a video in every crop.
 
     For the settings see `ViewReader`.
     """
@@ -72,7 +72,7 @@ class ViewDataset(Dataset[ViewSample]):
         return len(self.manifest)
 
     def requests(self, key: int) -> Iterator[Request]:
-        """Yield the video at a place in the manifest: nothing replaces it."""
+        """Yield the request for the video at an index; it is never replaced."""
         videos = self.manifest
         yield Request(key, videos.path(key), videos.num_frames(key), table=videos.table(key))
 
@@ -87,7 +87,7 @@ class ViewDataset(Dataset[ViewSample]):
 def view_indices(num_frames: int, data: DataConfig, *, num_clips: int) -> frame_indices.Indices:
     """Return the (num_clips, T) frames of the views of a video of `num_frames`."""
     length, stride = data.num_frames, data.frame_stride
-    if data.sampling in ("uniform", "videomae_ssv2"):  # which agree in this
+    if data.sampling in ("uniform", "videomae_ssv2"):  # these two use the same views
         return frame_indices.uniform_view_indices(
             num_frames, clip_frames=length, num_clips=num_clips
         )
@@ -96,5 +96,5 @@ def view_indices(num_frames: int, data: DataConfig, *, num_clips: int) -> frame_
     )
     if data.sampling == "dense":
         return views
-    # As published: a video too short repeats the last frame of the thinned-out one
+    # As published: a video that is too short repeats the last frame of the strided video
     return np.minimum(views, (num_frames - 1) // stride * stride)

@@ -1,4 +1,4 @@
-"""From a video file to frames: which ones, read by which decoder, cut how."""
+"""From a video file to frames: frame selection, decoding and cropping."""
 
 from hpm_video.runtime.moved import names_moved
 

@@ -1,11 +1,11 @@
-"""Which frames make up a clip: index arithmetic only, no decoding.
+"""Selection of the frames of a clip: index arithmetic only, no decoding.
 
 Every function returns int64 indices into a video of `num_frames` >= 1 frames. A dense clip is one
-window with a frame every `stride` frames, and past the end of the video the last frame repeats. A
-uniform clip cuts the whole video into `clip_frames` equal segments and takes one frame of each.
+window with a frame every `stride` frames; past the end of the video the last frame repeats. A
+uniform clip divides the video into `clip_frames` equal segments and takes one frame of each.
 
-The `videomae_...` functions are the rules of VideoMAE's released code (arXiv 2203.12602), frame for
-frame. docs/method.md says where they differ from ours.
+The `videomae_...` functions reproduce the rules of VideoMAE's released code (arXiv 2203.12602)
+frame for frame. docs/method.md describes how they differ from ours.
 """
 
 import numpy as np
@@ -23,7 +23,7 @@ def dense_indices(num_frames: int, *, clip_frames: int, stride: int, start: int)
 def random_dense_indices(
     num_frames: int, *, clip_frames: int, stride: int, rng: np.random.Generator
 ) -> Indices:
-    """Return a (clip_frames,) window, every start where it fits being equally likely.
+    """Return a random (clip_frames,) window; every start at which it fits is equally likely.
 
     In a video shorter than the window it starts at 0.
     """
@@ -35,20 +35,21 @@ def random_dense_indices(
 def random_uniform_indices(
     num_frames: int, *, clip_frames: int, rng: np.random.Generator
 ) -> Indices:
-    """Return one random frame of each of `clip_frames` equal segments, (clip_frames,), in order.
+    """Return one random frame from each of `clip_frames` equal segments, (clip_frames,), in order.
 
-    Segment borders need not fall on whole frames, so any length works: in a video with fewer
-    frames than segments neighbouring segments share frames.
+    Segment boundaries need not fall on whole frames, so any length works. If a video has fewer
+    frames than segments, neighbouring segments share frames.
     """
     assert num_frames > 0
     times = (np.arange(clip_frames) + rng.random(clip_frames)) * (num_frames / clip_frames)
-    return np.minimum(times.astype(np.int64), num_frames - 1)  # rounding may reach the very end
+    return np.minimum(times.astype(np.int64), num_frames - 1)  # rounding may reach num_frames
 
 
 def videomae_window(num_frames: int, *, clip_frames: int, stride: int, start: int) -> Indices:
     """Return the published (clip_frames,) window of pre-training that begins at frame `start`.
 
-    Its next frame is taken only while one more follows; else the one taken last repeats.
+    It advances to the next frame only if another one follows; otherwise the last taken frame
+    repeats.
     """
     steps = max(num_frames - 2 - start, 0) // stride
     return start + stride * np.minimum(np.arange(clip_frames), steps)
@@ -57,7 +58,10 @@ def videomae_window(num_frames: int, *, clip_frames: int, stride: int, start: in
 def random_videomae_window(
     num_frames: int, *, clip_frames: int, stride: int, rng: np.random.Generator
 ) -> Indices:
-    """Return a `videomae_window`, which begins at most clip_frames * stride before the end."""
+    """Return a `videomae_window` from a random start at which clip_frames * stride frames fit.
+
+    In a shorter video it starts at 0.
+    """
     start = int(rng.integers(max(num_frames - clip_frames * stride, 0) + 1))
     return videomae_window(num_frames, clip_frames=clip_frames, stride=stride, start=start)
 
@@ -65,11 +69,11 @@ def random_videomae_window(
 def videomae_kinetics_indices(
     num_frames: int, *, clip_frames: int, stride: int, start: int
 ) -> Indices:
-    """Return the published (clip_frames,) frames of a fine-tuning on Kinetics, from `start` on.
+    """Return the published (clip_frames,) frames for fine-tuning on Kinetics, from `start` on.
 
-    They go from the first to the last of a window's clip_frames * stride frames, in gaps of
-    `stride` or one more. A video that is no longer than a window is gone through in gaps like
-    these from 0, whatever `start` is, and its last frame repeats.
+    They span a window of clip_frames * stride frames, from its first to its last, in steps of
+    `stride` or one more. A video that is no longer than a window is sampled in such steps from 0,
+    for any `start`, and its last frame repeats.
     """
     span = clip_frames * stride
     if num_frames > span:
@@ -93,10 +97,10 @@ def random_videomae_kinetics_indices(
 def random_videomae_ssv2_indices(
     num_frames: int, *, clip_frames: int, rng: np.random.Generator
 ) -> Indices:
-    """Return the published (clip_frames,) frames of a fine-tuning on Something-Something V2.
+    """Return the published (clip_frames,) frames for fine-tuning on Something-Something V2.
 
-    One random frame of each of clip_frames segments of whole frames: what is left over at the end
-    of the video is never seen. A video of fewer frames than segments gives its first frame alone.
+    One random frame from each of clip_frames segments of whole frames; the remainder at the end of
+    the video is never used. If a video has fewer frames than segments, its first frame repeats.
     """
     length = num_frames // clip_frames
     offsets = rng.integers(max(length, 1), size=clip_frames)
@@ -108,11 +112,12 @@ def dense_view_indices(
 ) -> Indices:
     """Return (num_clips, clip_frames): windows spread evenly from the first to the last that fits.
 
-    As in the published test protocol the video is thinned out by `stride` first, so starts are
+    As in the published test protocol, the video is first subsampled by `stride`, so starts are
     multiples of `stride`. One clip is the centre. (pytorchvideo's ConstantClipsPerVideoSampler
-    does not fit: its k-th of n clips starts at k/n of the way, so the last never reaches the end.)
+    differs: its k-th of n clips starts at k/n of the range, so the last clip never reaches the
+    end.)
     """
-    last = max(-(-num_frames // stride) - clip_frames, 0)  # last start in the thinned-out video
+    last = max(-(-num_frames // stride) - clip_frames, 0)  # last start in the subsampled video
     steps = num_clips - 1
     starts = np.array([last * k // steps if steps else last // 2 for k in range(num_clips)])
     return np.minimum(stride * (starts[:, None] + np.arange(clip_frames)), num_frames - 1)
@@ -121,12 +126,12 @@ def dense_view_indices(
 def uniform_view_indices(num_frames: int, *, clip_frames: int, num_clips: int) -> Indices:
     """Return (num_clips, clip_frames): clip k takes the same position within every segment.
 
-    The position is the fraction (1/2 + k / num_clips) mod 1 of the segment: one clip is the
-    segment middles, two are the middles and the starts (as published for SSv2), and more divide
-    the segment evenly, the middle always being first.
+    The position is the fraction (1/2 + k / num_clips) mod 1 of the segment. One clip takes the
+    middles of the segments, two take middles and starts (as published for SSv2). More divide the
+    segment evenly, starting with the middle.
     """
     assert num_frames > 0
-    # In units of 1 / (2 * num_clips) segment, so that no rounding of floats decides on a frame
+    # In units of 1 / (2 * num_clips) segment, so that float rounding never selects the frame
     unit = 2 * num_clips
     positions = (num_clips + 2 * np.arange(num_clips)) % unit
     times = np.arange(clip_frames)[None, :] * unit + positions[:, None]

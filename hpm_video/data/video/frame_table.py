@@ -1,9 +1,9 @@
-"""What is known of the frames of one file: how many, when, and where decoding may begin.
+"""The frame table of a file: the number of its frames, their times, and where decoding can start.
 
-Frame n is the n-th picture that decoding the whole file in order gives, of the track that FFmpeg
-calls best, as it is shown. A file is regular where each packet holds one frame and the packet's
-time names it: then any frame can be decoded from the keyframe before it, and be recognised. In any
-other file frames are counted, from the start of the file or from places that were tried.
+Frame n is the n-th picture, in display order, that decoding the whole file gives, of the track that
+FFmpeg considers best. A file is regular if each packet holds one frame and the packet's time
+identifies it. Then any frame can be decoded from the preceding keyframe and recognized. In any
+other file, frames are counted from the start of the file or from verified start points.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ from hpm_video.runtime.reading import parse_json
 
 Numbers = npt.NDArray[np.int64]
 NEW_PARAMETERS = "parameters that change on the way"  # see `FrameTable.irregular`
-_MOST_BYTES = 2**26  # of a table that is unpacked: of 22 hours of keyframes, or of 78 with few
+_MOST_BYTES = 2**26  # limit for an unpacked table: 22 hours of keyframes only, or 78 with few
 NO_TIMES = "frames without times of their own"
 DECODING_TIMES = "frames with the times at which they are decoded"
 OTHER_ORDER = "frames in another order than that of their times"
-WITHOUT_TIMES = (NO_TIMES, DECODING_TIMES, OTHER_ORDER)  # no time says when a frame is shown
-FRAMES, IMAGE = "folder of frames", "image"  # containers that are no files of video
-VERSION = 1  # of what tables say: of another version they are not used
+WITHOUT_TIMES = (NO_TIMES, DECODING_TIMES, OTHER_ORDER)  # display times are unknown
+FRAMES, IMAGE = "folder of frames", "image"  # containers of images instead of video files
+VERSION = 1  # tables of other versions are ignored
 
 
 def _none() -> Numbers:
@@ -41,13 +41,13 @@ def _none() -> Numbers:
 
 @dataclass(frozen=True, eq=False)
 class Starts:
-    """Packets where decoding may begin, in the file's order; each array has one number for each."""
+    """Packets at which decoding can start, in file order; each array has one value per packet."""
 
     packets: Numbers = field(default_factory=_none)
-    times: Numbers = field(default_factory=_none)  # when they are shown
-    dts: Numbers = field(default_factory=_none)  # when they are decoded
-    bytes: Numbers = field(default_factory=_none)  # where they stand in the file, -1: not known
-    frames: Numbers = field(default_factory=_none)  # the first frame that comes from there
+    times: Numbers = field(default_factory=_none)  # display times
+    dts: Numbers = field(default_factory=_none)  # decoding times
+    bytes: Numbers = field(default_factory=_none)  # byte offsets in the file, -1: unknown
+    frames: Numbers = field(default_factory=_none)  # first frame decoded from there
 
     def __len__(self) -> int:
         return len(self.packets)
@@ -55,79 +55,79 @@ class Starts:
 
 @dataclass(frozen=True, eq=False)
 class FrameTable:
-    """What is known of one file.
+    """The facts about one file.
 
-    ``times`` and ``places`` are empty where the file is not regular. Packets are counted from 0 in
-    the file's order; times are in units of ``time_base``.
+    ``times`` and ``places`` are empty if the file is irregular. Packets are counted from 0 in file
+    order; times are in units of ``time_base``.
     """
 
-    num_bytes: int  # of the file, and when it was last changed: of another file this is not true
+    num_bytes: int  # size and modification time of the file; the table is not valid for others
     mtime_ns: int
     num_frames: int
     container: str  # FFmpeg's name, such as "mov,mp4,m4a,3gp,3g2,mj2"
     codec: str
     pix_fmt: str
-    height: int  # of the first frame as it is stored
+    height: int  # of the first frame, as stored
     width: int
-    fps: float  # on average, 0 where the file does not say
-    time_base: tuple[int, int]  # seconds as a fraction
+    fps: float  # on average, 0 if unknown
+    time_base: tuple[int, int]  # in seconds, as a fraction
     irregular: str = ""  # why frames must be counted, in a few words; "" for a regular file
-    is_decoded: bool = False  # whether the whole file was decoded, not only looked through
-    orientation: Orientation | None = None  # None: not known without decoding
-    start_time: int | None = None  # of the file, in millionths of a second
-    last_lasts: int = 0  # how long the last frame is shown, 0 where the file does not say
+    is_decoded: bool = False  # whether the whole file was decoded, not only its packets read
+    orientation: Orientation | None = None  # None: unknown without decoding
+    start_time: int | None = None  # of the file, in microseconds
+    last_lasts: int = 0  # duration of the last frame, 0 if unknown
     num_damaged: int = 0  # frames that decode with errors
-    num_lost: int = 0  # packets of frames that do not decode
-    num_lost_first: int = 0  # of these, before the first frame: of a piece cut from a stream
-    other_sizes: bool = False  # whether some frames have another size than the first
+    num_lost: int = 0  # packets whose frames cannot be decoded
+    num_lost_first: int = 0  # of these, before the first frame, as in cut streams
+    other_sizes: bool = False  # whether frame sizes differ
     is_interlaced: bool = False
-    is_tilted: bool = False  # whether players turn pictures by an angle that is no quarter
-    has_leading: bool = False  # whether frames are shown before the keyframe that they follow
-    has_false_starts: bool = False  # whether some of what is called keyframes is none
-    has_hidden: bool = False  # whether an edit list hides frames, which are decoded nevertheless
-    num_tracks: int = 1  # of video
-    codecs: tuple[str, ...] = ()  # of all tracks, those of sound too
-    files: str = ""  # of a folder of frames, whose numbers are in `places`: see `FrameFiles`
-    times: Numbers = field(default_factory=_none)  # (num_frames,) of each frame, rising
-    places: Numbers = field(default_factory=_none)  # (num_frames,) the packet of each frame
+    is_tilted: bool = False  # whether players rotate by other than quarter turns
+    has_leading: bool = False  # whether frames are displayed before the keyframe they follow
+    has_false_starts: bool = False  # whether some packets are falsely marked as keyframes
+    has_hidden: bool = False  # whether an edit list hides frames, which are still decoded
+    num_tracks: int = 1  # number of video tracks
+    codecs: tuple[str, ...] = ()  # of all tracks, including sound
+    files: str = ""  # name pattern of a folder of frames: see `FrameFiles`; numbers are in `places`
+    times: Numbers = field(default_factory=_none)  # (num_frames,) ascending
+    places: Numbers = field(default_factory=_none)  # (num_frames,) packet of each frame
     starts: Starts = field(default_factory=Starts)
 
     @property
     def is_regular(self) -> bool:
-        """Whether the time of a packet names its frame."""
+        """Whether packet times identify frames."""
         return not self.irregular
 
     @property
     def has_starts(self) -> bool:
-        """Whether decoding may begin elsewhere than at the start of the file."""
+        """Whether decoding can start anywhere else than at the start of the file."""
         return len(self.starts) > 1
 
     @property
     def is_timed(self) -> bool:
-        """Whether frames have times of their own: those of pictures are counted."""
+        """Whether frames have times of their own, unlike images."""
         return self.is_regular and self.container not in (FRAMES, IMAGE)
 
     def fits(self, path: str) -> bool:
-        """Whether the file still is what this tells of."""
+        """Whether the file is unchanged since the table was made."""
         try:
             return self.fits_identity(*locate(path).identity)
         except (OSError, ValueError):
             return False
 
     def fits_identity(self, num_bytes: int, mtime_ns: int) -> bool:
-        """Whether a file of this size and time of change is the one this tells of."""
+        """Whether a file of this size and modification time is the table's file."""
         return is_same((num_bytes, mtime_ns), (self.num_bytes, self.mtime_ns))
 
     def to_bytes(self) -> bytes:
-        """Return this in as few bytes as is easy: some hundreds for a clip of ten seconds."""
+        """Return the table in a compact form: some hundred bytes for a clip of ten seconds."""
         plain: dict[str, Any] = {
             name: value
             for name, value in self.__dict__.items()
             if name not in ("times", "places", "starts")
-            and value != getattr(type(self), name, ...)  # its default
+            and value != getattr(type(self), name, ...)  # not the default
         }
         parts = [json.dumps(plain, separators=(",", ":")).encode()]
-        for numbers in self._arrays():  # differences of neighbours, mostly the same few
+        for numbers in self._arrays():  # differences, which repeat and so compress well
             steps = np.diff(numbers, prepend=np.int64(0))
             small = bool(len(steps) < 2 or np.abs(steps[1:]).max() < 2**31)
             first, rest = steps[:1].tobytes(), steps[1:].astype(np.int32 if small else np.int64)
@@ -142,9 +142,9 @@ class FrameTable:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> FrameTable | None:
-        """Return the table that became these bytes, None for one of another version.
+        """Return the table stored in these bytes, or None if it is of another version.
 
-        Raises ValueError: the bytes are damaged.
+        Raises ValueError if the bytes are damaged.
         """
         if data[:1] != bytes([VERSION]):
             return None
@@ -174,7 +174,7 @@ class FrameTable:
         return table
 
     def _is_possible(self) -> bool:
-        """Whether this could be of some file: who wrote an index may have written anything."""
+        """Whether the values are plausible: an index may come from anyone."""
         kinds: dict[Any, Any] = {"int": int, "str": str, "bool": bool, "float": int | float}
         if not all(
             isinstance(getattr(self, f.name), kinds.get(f.type, object)) for f in fields(self)
@@ -199,10 +199,10 @@ class FrameTable:
         )
 
     def seconds(self) -> npt.NDArray[np.float64]:
-        """When each frame appears and, at the end, when the last one goes: (num_frames + 1,).
+        """When each frame appears and, last, when the final one disappears: (num_frames + 1,).
 
-        In seconds from the start of the file, as players count; from the number of frames per
-        second where frames have no times of their own, NaN without that either.
+        In seconds from the start of the file, as in players. Frames without times are spaced by the
+        frame rate; NaN if that is unknown too.
         """
         step = 1 / self.fps if self.fps else np.nan
         if not self.is_timed:
@@ -218,7 +218,7 @@ class FrameTable:
 
 
 def fitting_table(data: bytes | None, path: str) -> FrameTable | None:
-    """The table of an index (`FrameTable.to_bytes`) if it is of the file as it is now."""
+    """The table in an index (`FrameTable.to_bytes`) if it matches the file as it is now."""
     try:
         table = FrameTable.from_bytes(data) if data is not None else None
     except ValueError:

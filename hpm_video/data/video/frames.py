@@ -1,4 +1,4 @@
-"""Reading frames from a video file, with whichever decoder reads it right."""
+"""Reads frames from a video file, with a decoder that reads it correctly."""
 
 import os
 import stat
@@ -27,11 +27,12 @@ from hpm_video.data.video.timeline import Frames, Selection, frames_at, frames_o
 from hpm_video.runtime.replies import answer
 
 NO_SUCH_FILE = "no such file"
-_LONG = 1000  # frames of a video that stays open: to open it anew costs as much as to read a clip
+_LONG = 1000  # frames from which videos stay open: reopening costs as much as reading a clip
 _MOST_KEPT = 16
 _ONLY_PYAV = "motion vectors, which only PyAV returns"
-_CONTAINERS = ("mov", "matroska")  # in which decord and torchcodec are trusted
-# Of all tracks of a file that they get: their libraries may be old, and know how to decode others
+_CONTAINERS = ("mov", "matroska")  # for which decord and torchcodec are trusted
+# Codecs allowed in any track of files for decord and torchcodec, whose FFmpeg libraries may be old
+# and support others
 _CODECS = {
     "h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "aac", "mp3", "opus", "vorbis", "flac", "ac3",
     "eac3", "pcm_s16le", "pcm_s16be", "mov_text", "subrip", "webvtt",
@@ -42,11 +43,11 @@ _CODECS = {
 class VideoReadError(RuntimeError):
     """A file (`path`) that cannot be read as a video.
 
-    `reason` says why, in one line; the same for the same file wherever and whenever it is read.
+    `reason` says why in one line; it is the same wherever and whenever the file is read.
     """
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)  # both in `args`: what pickling hands to the constructor
+        super().__init__(path, reason)  # both in `args`, which pickling passes to the constructor
         self.path, self.reason = path, reason
 
     def __str__(self) -> str:
@@ -55,7 +56,7 @@ class VideoReadError(RuntimeError):
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """Raise VideoReadError for every error inside: a file may cause any of them."""
+    """Raise VideoReadError for every error inside, as a file may cause any error."""
     try:
         yield
     except VideoReadError:
@@ -64,18 +65,19 @@ def reading(path: str) -> Iterator[None]:
         raise VideoReadError(path, why(error)) from error
 
 
-_kept: OrderedDict[tuple[object, ...], "Video"] = OrderedDict()  # long ones, last used last
+_kept: OrderedDict[tuple[object, ...], "Video"] = OrderedDict()  # long videos, in LRU order
 
 
 class Video:
-    """An open video, folder of frames or image; made by `open_video`. Decodes nothing before it is
-    asked for frames.
+    """An open video, folder of frames or image; made by `open_video`.
+
+    It decodes nothing until frames are requested.
 
     Attributes:
         path: the file or folder.
-        num_frames: how many frames it holds, at least 1.
-        decoder: what reads it. "pyav" reads in place of another one that does not read this file,
-            or might return other frames than those asked for; for pictures it stands for Pillow.
+        num_frames: number of frames, at least 1.
+        decoder: the decoder in use. "pyav" replaces another decoder that does not read this file,
+            or might return wrong frames; for images it means Pillow.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class Video:
     ) -> None:
         self.path, self.decoder = path, decoder
         self._has_motion, self._lacks_vectors = motion, False
-        self._why = reason  # PyAV reads in place of the other
+        self._why = reason  # why PyAV replaces the other decoder
         self._most_frames = most_frames
         self._table = table
         if is_pictures(path):
@@ -104,17 +106,17 @@ class Video:
 
     @property
     def fps(self) -> float:
-        """The average number of frames per second, 0 where the file does not say."""
+        """The average frame rate, 0 if unknown."""
         return self._reader.fps
 
     @property
     def height(self) -> int:
-        """Height in pixels as displayed (rotation applied); decodes a frame when first asked."""
+        """Height in pixels as displayed (rotation applied); the first access decodes a frame."""
         return self._size[0]
 
     @property
     def width(self) -> int:
-        """Width in pixels as displayed (rotation applied); decodes a frame when first asked."""
+        """Width in pixels as displayed (rotation applied); the first access decodes a frame."""
         return self._size[1]
 
     @cached_property
@@ -125,15 +127,15 @@ class Video:
     def read(self, indices: Sequence[int] | npt.NDArray[np.integer]) -> npt.NDArray[np.uint8]:
         """Return the frames (T, H, W, 3), uint8 RGB, at `indices` in that order.
 
-        Indices may repeat and come in any order; every frame is decoded once, going forward.
-        Pixels are as stored, square or not. VideoReadError: decoding fails.
+        Indices may repeat and be in any order; every frame is decoded once, going forward.
+        Non-square pixels are not rescaled. Raises VideoReadError if decoding fails.
         """
         return self._read(indices)[0]
 
     def read_motion(
         self, indices: Sequence[int] | npt.NDArray[np.integer]
     ) -> tuple[npt.NDArray[np.uint8], Speeds]:
-        """Return frames as `read` does, and how fast what they show moves; see `open_video`."""
+        """Return frames as `read` does, and how fast their content moves; see `open_video`."""
         frames, unique, positions = self._read(indices)
         with reading(self.path):
             speeds = self._reader.speeds(unique)  # type: ignore[attr-defined]  # PyavReader
@@ -143,7 +145,7 @@ class Video:
     def _read(
         self, indices: Sequence[int] | npt.NDArray[np.integer]
     ) -> tuple[npt.NDArray[np.uint8], list[int], npt.NDArray[np.intp]]:
-        """The frames at `indices`, which frames were decoded, and which of them each one is."""
+        """The frames at `indices`, the decoded frame numbers, and each index's position in them."""
         wanted = np.asarray(indices, dtype=np.int64)
         assert wanted.ndim == 1 and len(wanted) > 0, f"indices of shape {wanted.shape}"
         assert wanted.min() >= 0 and wanted.max() < self.num_frames, (
@@ -170,15 +172,14 @@ class Video:
 
     @property
     def table(self) -> FrameTable:
-        """What is known of the file's frames; reading them may tell more."""
+        """The file's frame table; reading frames may change it."""
         table = getattr(self._reader, "table", self._table)
         assert isinstance(table, FrameTable)
         return table
 
     @property
     def note(self) -> str | None:
-        """What is unusual about reading it, in a few words that are the same for all such files;
-        None where nothing is."""
+        """What is unusual about reading the video, in words common to all such files, or None."""
         unusual = _unusual(self.table)
         parts = [None if self._why and self._why in (unusual or "") else self._why, unusual]
         if self._lacks_vectors:
@@ -191,7 +192,7 @@ class Video:
 
     @property
     def is_cheap_to_keep(self) -> bool:
-        """Whether it holds no more than the file's own tables in memory."""
+        """Whether an open video holds no more than the file's own tables in memory."""
         return getattr(self._reader, "packets", ()) is None
 
     def _open(self) -> None:
@@ -215,7 +216,7 @@ class Video:
         self.num_frames = min(holds, self._most_frames or holds)
 
     def _fall_back(self, error: Exception) -> None:
-        """Read with PyAV from now on, if that has not just failed itself."""
+        """Read with PyAV from now on, unless PyAV itself has just failed."""
         if self.decoder != "pyav":
             self._why = f"{self.decoder} fails to read it"
             self.decoder = "pyav"
@@ -234,21 +235,20 @@ def open_video(
     table: bytes | None = None,
     motion: bool = False,
 ) -> Video:
-    """Open a video. A long one stays open in this process, up to a small number of them.
+    """Open a video. A few long videos stay open in this process.
 
     Args:
         path: the file, or a folder of frames.
-        decoder: reads it, where it returns the right frames of such a file; see `Video.decoder`.
-        most_frames: how many frames it really has where that is known: no more are ever read.
-        table: its table of frames from an index (`FrameTable.to_bytes`); not used where the file
-            has changed since.
-        motion: `Video.read_motion` will be asked for, which PyAV alone can answer.
+        decoder: the decoder to use if it reads such files correctly; see `Video.decoder`.
+        most_frames: the known number of frames; no more are ever read.
+        table: its frame table from an index (`FrameTable.to_bytes`); ignored if the file changed.
+        motion: enable `Video.read_motion`, which only PyAV supports.
 
-    Raises VideoReadError: the file does not exist, is no video, or holds no frames.
+    Raises VideoReadError if the file does not exist, is not a video, or has no frames.
     """
     path = str(path)
     size, mtime = _identity(path)
-    # Not those of the process that this one was forked from: they share a place in the file
+    # Not videos opened before a fork: they share their file offset with the parent process
     key = os.getpid(), path, decoder, most_frames, size, mtime, motion
     if video := _kept.get(key):
         _kept.move_to_end(key)
@@ -283,10 +283,10 @@ def open_frames(
     table: bytes | None = None,
     motion: bool = False,
 ) -> Frames:
-    """Open a video, or the part of one that is called ``path``, as if that were all of it.
+    """Open a video, or the part of one named ``path``, as if the part were a whole video.
 
-    ``fps``: what it shows so many times a second, see `frames_at`. For the rest see `open_video`.
-    Raises VideoReadError.
+    ``fps``: resample to this frame rate, see `frames_at`. For the rest see `open_video`. Raises
+    VideoReadError.
     """
     with reading(str(path)):
         file, part = split_part(str(path))
@@ -295,9 +295,9 @@ def open_frames(
 
 
 def at_rate(video: Video, fps: float | None, part: Part | None = None) -> Frames:
-    """The video as it is, or its part, or, at ``fps``, what these show so many times a second.
+    """The video or its part, resampled to ``fps`` if that is given.
 
-    Raises VideoReadError: nothing is in the part, or the file does not say when frames are shown.
+    Raises VideoReadError if the part is empty, or the file has no frame times.
     """
     if fps is None and part is None:
         return video
@@ -309,8 +309,10 @@ def at_rate(video: Video, fps: float | None, part: Part | None = None) -> Frames
 
 
 def check_is_file(path: str) -> tuple[int, int]:
-    """Size and time of change of the file or folder of a video or part. Raises VideoReadError where
-    there is none, nothing in a file, or none that may be read."""
+    """Size and modification time of the file or folder of a video or part.
+
+    Raises VideoReadError if it does not exist, is an empty file, or must not be read.
+    """
     with reading(path):
         return _identity(file_of(path))
 
@@ -325,18 +327,18 @@ def read_frames(
 
 
 def check_decoder(decoder: Decoder) -> None:
-    """Raise ValueError for a decoder that was asked for and is not here.
+    """Raise ValueError for a chosen decoder that is not available.
 
-    decord is the default and has no wheels for some machines: where it is missing PyAV reads.
+    decord is the default but lacks wheels for some machines; PyAV replaces it there.
     """
     if decoder != "decord" and (reason := missing(decoder)):
         raise ValueError(f"data.decoder ({decoder}) must be one that works here: {reason}")
 
 
 def why_not(table: FrameTable | None, decoder: Decoder) -> str | None:
-    """Why decord or torchcodec does not read a file, or may return other frames than asked for.
+    """Why decord or torchcodec does not read a file, or may return wrong frames.
 
-    Returns a few words, the same for all files of the sort, or None for one that is read right.
+    Returns a few words common to all such files, or None if the decoder reads the file correctly.
     """
     if reason := missing(decoder):
         return reason
@@ -348,7 +350,7 @@ def why_not(table: FrameTable | None, decoder: Decoder) -> str | None:
         "neither mp4 nor Matroska": not table.container.startswith(_CONTAINERS),
         "codecs that it is not tried with": not set(table.codecs) <= _CODECS,
         "an index of an older version (hpm-video data check renews it)": not table.codecs,
-        # Both count from a keyframe that they look for by its time
+        # Both count from a keyframe, which they find by its time
         "open groups of pictures": table.has_leading,
         "keyframes that are not whole": table.has_false_starts,
         "several tracks of video": table.num_tracks > 1,
@@ -377,7 +379,7 @@ def _bad_name(path: str) -> str | None:
 
 
 def _unusual(table: FrameTable) -> str | None:
-    """What a user should know of how a file is read, None for nothing."""
+    """What a user should know about how a file is read, or None."""
     counted = f"frames that are counted from the start of the file, for {table.irregular}"
     found = {
         "files of which not all frames can be decoded": table.num_lost,
@@ -396,14 +398,14 @@ def _unusual(table: FrameTable) -> str | None:
 
 
 def _identity(path: str) -> tuple[int, int]:
-    """`Place.identity` of a path; VideoReadError for what is known to be no video."""
+    """`Place.identity` of a path. Raises VideoReadError if it cannot be a video."""
     try:
         place = locate(path)
-        if stat.S_ISDIR(place.mode):  # of frames, perhaps
+        if stat.S_ISDIR(place.mode):  # maybe of frames
             if not os.access(path, os.R_OK | os.X_OK):
                 raise VideoReadError(path, "permission denied")
             return place.identity
-        if not stat.S_ISREG(place.mode):  # to read from a pipe would wait for who writes to it
+        if not stat.S_ISREG(place.mode):  # reading a pipe would block
             raise VideoReadError(path, "is not a file")
         with open(place.file, "rb"):
             pass
@@ -420,18 +422,18 @@ def _identity(path: str) -> tuple[int, int]:
 
 @cache
 def missing(decoder: Decoder) -> str | None:
-    """Why a decoder is not here, None where it is."""
+    """Why a decoder is not available; None if it is."""
     try:
         _reader_class(decoder)
     except (ImportError, OSError) as error:
-        # Not found as such, or one of the libraries it needs
+        # Either the decoder or one of its libraries is missing
         name = getattr(error, "name", None)
         return f"{decoder} is not installed" if name == decoder else str(error).splitlines()[0]
     return None
 
 
 def _reader_class(decoder: Decoder) -> Callable[[str], Reader]:
-    """What opens a file with a decoder. Imported here, as it need not be installed."""
+    """The reader class of a decoder, imported here as it may not be installed."""
     match decoder:
         case "decord":
             from hpm_video.data.video.readers.decord import DecordReader  # noqa: PLC0415

@@ -1,9 +1,9 @@
-"""How fast what a frame shows moves, by the motion vectors in the file; known once it is decoded.
+"""How fast the content of a frame moves, from the motion vectors that decoding yields.
 
-    vectors of blocks -> velocity of each cell -> minus that of the camera -> speed
+    vectors of blocks -> velocity of each cell -> minus camera motion -> speed
 
-A codec says from where in another frame each block of a frame is copied. Coarse, and chosen to save
-bits and not to be true, but it costs no more than to look.
+A codec stores for each block of a frame from where in another frame it is copied. These vectors are
+coarse and chosen to save bits, not to be true, but they cost almost nothing.
 """
 
 from collections.abc import Sequence
@@ -16,15 +16,15 @@ import numpy.typing as npt
 from hpm_video.data.video.orientation import Orientation
 
 Floats = npt.NDArray[np.float32]
-CELL = 8  # pixels: blocks begin at multiples of it
-NO_VECTORS = "no motion vectors"  # begins the note on a video that has none, see `Video.note`
+CELL = 8  # pixels: blocks start at multiples
+NO_VECTORS = "no motion vectors"  # prefix of the note on such videos, see `Video.note`
 
 
 @dataclass(frozen=True)
 class Speeds:
-    """Speeds of T frames, (T, R, C) in pixels a frame; NaN all over a frame without vectors.
+    """Speeds of T frames, (T, R, C) in pixels per frame; all NaN for a frame without vectors.
 
-    rows (R + 1,), columns (C + 1,): the pixels at which cells begin and, at last, end.
+    rows (R + 1,), columns (C + 1,): the boundaries of cells, in pixels.
     """
 
     cells: Floats
@@ -37,11 +37,11 @@ class Speeds:
         return not bool(np.isnan(self.cells).all())
 
     def at(self, places: npt.NDArray[np.integer]) -> "Speeds":
-        """Those of some of the frames, in this order."""
+        """The speeds of the frames at these positions, in this order."""
         return replace(self, cells=self.cells[places])
 
     def turned(self, orientation: Orientation) -> "Speeds":
-        """Those of the frames as they are shown."""
+        """The speeds of the frames as displayed."""
         rows, columns = self.rows, self.columns
         if orientation.transposed:
             rows, columns = columns, rows
@@ -54,10 +54,11 @@ class Speeds:
     def in_blocks(
         self, box: Sequence[float], *, height: float, width: float, blocks: int, flip: bool
     ) -> Floats:
-        """Mean speeds (T, blocks, blocks) in equal parts of a box, top, left, height and width, of
-        frames of such a height and width, mirrored or not; 0 where no frame has vectors.
+        """Mean speeds (T, blocks, blocks) in equal parts of a box (top, left, height, width).
 
-        A frame without vectors, such as a keyframe, gets those between its neighbours'.
+        ``height`` and ``width`` are those of the frames that the box refers to; ``flip`` mirrors
+        it. A frame without vectors, such as a keyframe, is interpolated from its neighbours; 0 if
+        no frame has vectors.
         """
         if not self.are_known:
             return np.zeros((len(self.cells), blocks, blocks), np.float32)
@@ -69,15 +70,14 @@ class Speeds:
 
 
 def edges(length: int) -> Floats:
-    """Where the cells of so many pixels begin and, at last, end."""
+    """The boundaries of cells along so many pixels."""
     starts = np.arange(0, length + CELL, CELL, dtype=np.float32)
     return np.minimum(starts[: -(-length // CELL) + 1], length)
 
 
 @dataclass(frozen=True)
 class FrameVectors:
-    """The vectors of a frame, and how many frames away are those from which its blocks are
-    copied."""
+    """The vectors of a frame, and the distances in frames to its past and future references."""
 
     vectors: bytes  # records, as FFmpeg exports them
     before: int
@@ -87,10 +87,10 @@ class FrameVectors:
 def speeds_of(
     frames: Sequence[FrameVectors], record: np.dtype[np.void], height: int, width: int
 ) -> Floats:
-    """Speeds (T, R, C) of frames of such a height and width, by vectors of a type of records.
+    """Speeds (T, R, C) of frames of this height and width, from vectors of this record type.
 
-    A cell moves with the mean of its vectors. The median of a frame's cells is the camera's and is
-    taken off. Cells without a vector, which the codec could not copy, get the frame's mean.
+    A cell moves with the mean of its vectors. The median over a frame's cells is the camera motion
+    and is subtracted. Cells without a vector, which the codec could not copy, get the frame's mean.
     """
     rows, columns = -(-height // CELL), -(-width // CELL)
     cells, shape = rows * columns, (len(frames), rows * columns)
@@ -101,7 +101,7 @@ def speeds_of(
     def field(name: str) -> npt.NDArray[np.int64]:
         return vectors[name].astype(np.int64)
 
-    # From there to here: towards the past and the future in opposite directions
+    # Motion towards this frame: references in the past and the future have opposite signs
     before = np.repeat([frame.before for frame in frames], lengths)
     after = np.repeat([frame.after for frame in frames], lengths)
     away = np.where(field("source") < 0, before, -after) * np.maximum(field("motion_scale"), 1)
@@ -110,7 +110,7 @@ def speeds_of(
     first_row = (field("dst_y") - high // 2) // CELL
     first_column = (field("dst_x") - wide // 2) // CELL
     sums = np.zeros((3, len(frames) * cells))
-    for rows_on, columns_on in product((0, 1), repeat=2):  # blocks have at most two cells each way
+    for rows_on, columns_on in product((0, 1), repeat=2):  # blocks span at most two cells per axis
         row, column = first_row + rows_on, first_column + columns_on
         covers = (high > rows_on * CELL) & (wide > columns_on * CELL)
         covers &= (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
@@ -125,8 +125,8 @@ def speeds_of(
 
 
 def _medians(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Medians (..., 1) of what is known of values (..., K), NaN without any."""
-    ordered = np.sort(values, axis=-1)  # NaN is last
+    """Medians (..., 1) of values (..., K), ignoring NaN; NaN if all are."""
+    ordered = np.sort(values, axis=-1)  # NaN sorts last
     count = (~np.isnan(values)).sum(axis=-1, keepdims=True)
     middle = [np.maximum(count - 1, 0) // 2, np.minimum(count // 2, values.shape[-1] - 1)]
     first, second = (np.take_along_axis(ordered, place, -1) for place in middle)
@@ -134,7 +134,7 @@ def _medians(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 
 def _mean_where_unknown(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Values (..., K) with the mean of the others in place of NaN, if there are others."""
+    """Values (..., K) with NaN replaced by the mean of the others, if there are others."""
     lacks = np.isnan(values)
     count = (~lacks).sum(axis=-1, keepdims=True)
     total = np.where(lacks, 0, values).sum(axis=-1, keepdims=True)
@@ -142,8 +142,7 @@ def _mean_where_unknown(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float
 
 
 def _filled(cells: Floats) -> npt.NDArray[np.float64]:
-    """Speeds with those of frames without vectors put in: between the nearest ones that have them,
-    in the order of the clip."""
+    """Speeds in which frames without vectors are interpolated between the nearest others."""
     lacks = np.isnan(cells).reshape(len(cells), -1).all(axis=1)
     known = np.flatnonzero(~lacks)
     places = np.arange(len(cells))
@@ -154,7 +153,7 @@ def _filled(cells: Floats) -> npt.NDArray[np.float64]:
 
 
 def _shares(starts: Floats, first: float, length: float, blocks: int) -> npt.NDArray[np.float64]:
-    """(blocks, cells): how much of each of equal parts of a line lies in each cell; sums to 1."""
+    """(blocks, cells): the share of each cell in each of equal parts of a line; rows sum to 1."""
     ends = first + length * np.arange(blocks + 1) / blocks
     left = np.maximum(starts[:-1], ends[:-1, None])
     overlap = (np.minimum(starts[1:], ends[1:, None]) - left).clip(min=0)

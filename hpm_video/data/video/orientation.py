@@ -1,4 +1,4 @@
-"""How a stored picture is turned or mirrored before it is shown."""
+"""How a stored picture is rotated or mirrored for display."""
 
 from collections.abc import Sequence
 from typing import NamedTuple, TypeVar
@@ -10,14 +10,14 @@ Number = TypeVar("Number", np.uint8, np.float32)
 
 
 class Orientation(NamedTuple):
-    """One of the eight ways to lay a picture: rows and columns exchanged first, then mirrored."""
+    """One of the eight orientations of a picture: transposed first, then mirrored."""
 
     transposed: bool = False
     left_right: bool = False  # columns in reverse order
     up_down: bool = False  # rows in reverse order
 
     def apply(self, frames: npt.NDArray[Number]) -> npt.NDArray[Number]:
-        """Return pictures (..., H, W, C) as they are shown, (..., W, H, C) where transposed."""
+        """Return pictures (..., H, W, C) as displayed, (..., W, H, C) if transposed."""
         if self == UPRIGHT:
             return frames
         if self.transposed:
@@ -30,7 +30,7 @@ class Orientation(NamedTuple):
 
     @property
     def is_mirrored(self) -> bool:
-        """Whether no rotation alone does it."""
+        """Whether the orientation is not a pure rotation."""
         return sum(self) % 2 == 1
 
 
@@ -38,17 +38,17 @@ UPRIGHT = Orientation()
 
 
 def is_tilt(matrix: Sequence[int] | npt.NDArray[np.int32]) -> bool:
-    """Whether a display matrix asks for an angle that is no quarter turn."""
+    """Whether a display matrix rotates by an angle that is not a multiple of a quarter turn."""
     a, b, _, c, d = (int(number) for number in matrix[:5])
-    small = (abs(a) + abs(b) + abs(c) + abs(d)) // 200  # rounding of a program that wrote it
+    small = (abs(a) + abs(b) + abs(c) + abs(d)) // 200  # tolerance for the writer's rounding
     return a * d != b * c and max(abs(a), abs(d)) > small and max(abs(b), abs(c)) > small
 
 
 def of_matrix(matrix: Sequence[int] | npt.NDArray[np.int32]) -> Orientation:
-    """Return what a display matrix, nine numbers row by row, asks for: to the nearest quarter turn.
+    """Return the orientation of a display matrix (9 numbers by row), to the nearest quarter turn.
 
-    A matrix that maps all pixels onto a line or a point, as some files have, asks for nothing.
-    (x, y) as stored is shown at (a x + c y, b x + d y).
+    A singular matrix, which some files have, means upright. (x, y) as stored is displayed at (a x +
+    c y, b x + d y).
     """
     a, b, _, c, d = (int(number) for number in matrix[:5])
     if a * d == b * c:

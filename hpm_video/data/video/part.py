@@ -1,8 +1,8 @@
-"""A part of a video: from when to when, and what it is called.
+"""A part of a video: its range, and its name.
 
-Its name is the file's, then as in web pages a fragment: ``a.mp4#t=12.5,15`` is what a video shows
-from 12.5 s to just before 15 s, ``a.mp4#frame=300,375`` are its frames 300 to 374. Whatever opens a
-video takes such names.
+The name is the file's plus a fragment as in URLs: ``a.mp4#t=12.5,15`` is displayed from 12.5 s to
+just before 15 s, ``a.mp4#frame=300,375`` are frames 300 to 374. Everything that opens a video
+accepts such names.
 """
 
 import math
@@ -12,49 +12,48 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _CALLED = re.compile(r"(.+)#(t|frame)=([\d.e+-]+),([\d.e+-]+)", re.DOTALL)
-_LIKE = re.compile(r"(.+)#(?:t|frame)=[^/]*", re.DOTALL)  # perhaps meant to be called so
+_LIKE = re.compile(r"(.+)#(?:t|frame)=[^/]*", re.DOTALL)  # looks like the name of a part
 
 SECOND_COLUMNS = ("start_s", "end_s")
 FRAME_COLUMNS = ("start_frame", "end_frame")
-PART_COLUMNS = (*SECOND_COLUMNS, *FRAME_COLUMNS)  # of lists
+PART_COLUMNS = (*SECOND_COLUMNS, *FRAME_COLUMNS)  # columns of lists
 
 
 @dataclass(frozen=True)
 class Part:
-    """The frames of a video that appear in [start, end): in seconds from its first frame, or by
-    their numbers."""
+    """The frames of a video in [start, end), in seconds from its first frame or by number."""
 
     start: float
     end: float
     in_frames: bool = False
 
     def __post_init__(self) -> None:
-        """Raise ValueError for what cannot be a part of any video."""
+        """Raise ValueError for a range that no video can have."""
         if not 0 <= self.start < self.end < math.inf:
             raise ValueError(f"part ({self}) must have 0 <= start < end")
         if self.in_frames and (self.start % 1 or self.end % 1):
             raise ValueError(f"part ({self}) must have whole numbers of frames")
 
     def __str__(self) -> str:
-        """What follows the name of the file."""
+        """The suffix of the part's name after the file's."""
         return f"#{'frame' if self.in_frames else 't'}={_text(self.start)},{_text(self.end)}"
 
     @property
     def suffix(self) -> str:
-        """What follows the name of a file about it."""
+        """The suffix for names of files about the part."""
         return str(self).replace("#", "_").replace("=", "").replace(",", "-")
 
     @property
     def columns(self) -> dict[str, str]:
-        """Itself as columns of a list."""
+        """The part as columns of a list."""
         names = FRAME_COLUMNS if self.in_frames else SECOND_COLUMNS
         return dict(zip(names, (_text(self.start), _text(self.end)), strict=True))
 
 
 def split_part(path: str) -> tuple[str, Part | None]:
-    """The file of what is called ``path``, and the part of it, None for all.
+    """The file and the part that ``path`` names; the part is None for a whole file.
 
-    Raises ValueError: no video has such a part, or a file is called like a part of another.
+    Raises ValueError if the range is invalid, or a file itself is named like a part.
     """
     match = _CALLED.fullmatch(path) if "#" in path else None
     if match is None:
@@ -78,12 +77,12 @@ def split_part(path: str) -> tuple[str, Part | None]:
 
 
 def file_of(path: str | Path) -> str:
-    """The file of a video or part. Raises what `split_part` raises."""
+    """The file of a video or part. Raises as `split_part` does."""
     return split_part(str(path))[0]
 
 
 def stem_of(path: str | Path) -> str:
-    """What files about a video or a part are called after it."""
+    """The stem for names of files about a video or part."""
     file, part = split_part(str(path))
     return Path(file).stem + (part.suffix if part else "")
 

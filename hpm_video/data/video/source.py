@@ -1,7 +1,7 @@
-"""What the path of a video means: a file, or a member of a tar that is not compressed.
+"""Resolves the path of a video: a file, or a member of an uncompressed tar.
 
-``shard.tar/KEY.mp4`` is a member, as if the tar were a folder. It is read in place, by where it
-lies in the tar: all that opens or asks about a video does so through here.
+``shard.tar/KEY.mp4`` is a member, as if the tar were a folder. It is read in place, at its offset
+in the tar. All access to videos goes through this module.
 """
 
 import io
@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 from hpm_video.data.video.tar_index import find_index
 
-IN_TAR = re.compile(r"\.tar/", re.IGNORECASE)  # before the name of a member
+IN_TAR = re.compile(r"\.tar/", re.IGNORECASE)  # precedes the name of a member
 
 
 @dataclass(frozen=True)
@@ -21,21 +21,23 @@ class Place:
     """Where the bytes of a video are."""
 
     file: str
-    start: int | None  # in the file, None where it is the video
+    start: int | None  # offset in the file; None: the whole file
     size: int
-    mtime_ns: int  # when the file was last changed
+    mtime_ns: int  # modification time of the file
     mode: int  # of the file
-    bytes_id: tuple[int, int, int]  # which all links to the same bytes share
+    bytes_id: tuple[int, int, int]  # equal for all links to the same bytes
 
     @property
     def identity(self) -> tuple[int, int]:
-        """Size and time of change, which tell a video from a changed one."""
+        """Size and modification time, which change with the video."""
         return self.size, self.mtime_ns
 
 
 def locate(path: str) -> Place:
-    """Where a video is. Raises OSError where there is none, DamagedTarError, or ValueError for a
-    path that can be none."""
+    """Where a video is.
+
+    Raises OSError if it does not exist, DamagedTarError, or ValueError for an invalid path.
+    """
     try:
         status = os.stat(path)
     except NotADirectoryError:
@@ -43,7 +45,7 @@ def locate(path: str) -> Place:
         status = os.stat(tar)
         start, size = find_index(tar, status).find(name)
         return _place(tar, status, start, size)
-    # Of a folder it depends on the file system; its time of change is when files came or left
+    # A folder's size depends on the file system; its modification time changes as files come and go
     return _place(path, status, None, 0 if stat.S_ISDIR(status.st_mode) else status.st_size)
 
 
@@ -53,7 +55,7 @@ def _place(file: str, status: os.stat_result, start: int | None, size: int) -> P
 
 
 def exists(path: str) -> bool:
-    """Whether there is a file, a folder, which may be of frames, or such a member of a tar."""
+    """Whether a file, a folder (maybe of frames) or such a member of a tar exists."""
     try:
         mode = locate(path).mode
         return stat.S_ISREG(mode) or stat.S_ISDIR(mode)
@@ -64,7 +66,7 @@ def exists(path: str) -> bool:
 def open_bytes(path: str) -> BinaryIO:
     """Open the bytes of a video. Raises as `locate` does."""
     place = locate(path)
-    # By its number: a file that is opened by its name tells FFmpeg that
+    # Opened by descriptor, as FFmpeg would read the name of a file opened by path
     file = io.FileIO(os.open(place.file, os.O_RDONLY | os.O_CLOEXEC))
     if place.start is None:
         return io.BufferedReader(file)
@@ -72,9 +74,9 @@ def open_bytes(path: str) -> BinaryIO:
 
 
 def ffmpeg_name(path: str) -> str:
-    """The name by which any FFmpeg opens a video. Raises as `locate` does."""
+    """The name by which every FFmpeg version opens a video. Raises as `locate` does."""
     place = locate(path)
-    # By a whole path: no other name is certain to be that of a file
+    # An absolute path: other names might not be taken for files
     name = os.path.join(os.getcwd(), place.file)
     if place.start is None:
         return name
@@ -82,7 +84,7 @@ def ffmpeg_name(path: str) -> str:
 
 
 def _split(path: str) -> tuple[str, str]:
-    """A tar and the name of a member, of a path through a file. Raises FileNotFoundError."""
+    """Split a path through a file into a tar and the name of a member. Raises FileNotFoundError."""
     for match in IN_TAR.finditer(path):
         tar, name = path[: match.end() - 1], path[match.end() :]
         if os.path.isfile(tar):
@@ -91,7 +93,7 @@ def _split(path: str) -> tuple[str, str]:
 
 
 class _Section(io.RawIOBase):
-    """Some of the bytes of a file, as a file."""
+    """A section of a file, as a file object."""
 
     def __init__(self, file: io.FileIO, start: int, size: int) -> None:
         self._file, self._start, self._size, self._place = file, start, size, 0

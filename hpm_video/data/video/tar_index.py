@@ -1,11 +1,11 @@
-"""The index of a tar of videos: where each of them lies, kept beside the tar.
+"""The index of a tar of videos: the offset of each of them, stored beside the tar.
 
-``train-0000.tar.videos`` belongs to ``train-0000.tar``, or lies in the user's cache where the tar's
-folder cannot be written to. An index says of which size and time of change its tar was: one that is
-out of date does no harm.
+``train-0000.tar.videos`` belongs to ``train-0000.tar``; if the tar's folder is not writable, it is
+in the user's cache. An index records the size and modification time of its tar, so an outdated one
+does no harm.
 
-The file: a header; for each video, in the tar's order, where it starts, its size and where its name
-ends, and a row more that lists videos by their names; all names; all classes, as JSON.
+File layout: a header; one column per video, in tar order, with rows for its start, its size and the
+end of its name, and one more row that sorts the videos by name; all names; all classes, as JSON.
 """
 
 import hashlib
@@ -26,20 +26,20 @@ from hpm_video.runtime.reading import open_regular, parse_json
 
 _MAGIC = b"hpm-video shard\n"
 _VERSION = 1
-# Magic, version, CRC-32 of what follows; size and time of the tar, samples without a video; size of
-# the labels, number of names and their size
+# Magic, version, CRC-32 of the rest; size and time of the tar, samples without a video; size of the
+# labels, number of names and their size
 _HEADER = struct.Struct("<16s8Q")
 _ROWS = 4
 
 
 class DamagedTarError(ValueError):
-    """A tar that cannot be used; its text names the tar and says why."""
+    """A tar that cannot be used; the message names the tar and the reason."""
 
 
 class TarIndex:
-    """An index, in its bytes, which processes of one machine share where they are mapped.
+    """An index in its stored form, which processes on one machine share if it is mapped.
 
-    Raises ValueError: they are damaged, or something else.
+    Raises ValueError if it is damaged, or not an index.
     """
 
     def __init__(self, data: bytes | mmap.mmap) -> None:
@@ -55,7 +55,7 @@ class TarIndex:
             raise ValueError("is damaged, or of another version")
         table = np.frombuffer(whole, "<u8", _ROWS * self._num, _HEADER.size)
         self._starts, self._sizes, self._ends, self._order = table.reshape(_ROWS, self._num)
-        # Anybody may have written it: what it says must be in the tar, and in its own names
+        # An index may come from anyone: its ranges must lie in the tar, and in its own names
         is_possible = (
             zlib.crc32(whole[_HEADER.size :]) == checksum
             and (self._order < self._num).all()
@@ -72,7 +72,7 @@ class TarIndex:
         return self._num
 
     def fits(self, num_bytes: int, mtime_ns: int) -> bool:
-        """Whether it is of a tar of this size and time of change."""
+        """Whether it belongs to a tar of this size and modification time."""
         return is_same((num_bytes, mtime_ns), (self.num_bytes, self.mtime_ns))
 
     def name(self, index: int) -> str:
@@ -84,15 +84,17 @@ class TarIndex:
         return bytes(self._names[start : int(self._ends[index])])
 
     def labels(self) -> list[str]:
-        """The label of every video, as its file ``KEY.cls`` has it; "" for none. Raises ValueError
-        where somebody else has written others."""
+        """The label of every video, from its file ``KEY.cls``; "" for none.
+
+        Raises ValueError if the labels are damaged.
+        """
         labels = parse_json(bytes(self._labels))
         if not (isinstance(labels, list) and len(labels) == self._num):
             raise ValueError("is damaged")
         return list(map(str, labels))
 
     def find(self, name: str) -> tuple[int, int]:
-        """Where a video starts, and its size. Raises FileNotFoundError."""
+        """The offset of a video, and its size. Raises FileNotFoundError."""
         wanted = os.fsencode(name)
         place = bisect_left(self._order, wanted, key=lambda index: self._name(int(index)))
         index = int(self._order[place]) if place < self._num else None
@@ -102,18 +104,18 @@ class TarIndex:
 
 
 def is_same(now: tuple[int, int], then: tuple[int, int]) -> bool:
-    """Whether a file of such a size and time of change is the one it was then.
+    """Whether a file of this size and modification time is unchanged.
 
-    tar, scp -p, and file systems other than that of then keep a time in coarser steps.
+    tar, scp -p and other file systems may store times at lower resolution.
     """
     kept = {then[1] - then[1] % step for step in (1, 100, 10**3, 10**6, 10**9)}
     return now[0] == then[0] and now[1] in kept
 
 
 def find_index(tar: str, status: os.stat_result) -> TarIndex:
-    """The index of a tar with this status; one of this process's own where none is kept.
+    """The index of a tar with this status; if none is stored, one made for this process.
 
-    Raises DamagedTarError: the tar cannot be used; OSError: it cannot be read.
+    Raises DamagedTarError if the tar cannot be used, or OSError if it cannot be read.
     """
     return _index(tar, status.st_size, status.st_mtime_ns)
 
@@ -129,7 +131,7 @@ def _index(tar: str, num_bytes: int, mtime_ns: int) -> TarIndex:
 
 
 def kept_index(tar: str) -> TarIndex | None:
-    """The index that is kept of a tar, if it is of the tar as it is."""
+    """The stored index of a tar, if it is up to date."""
     status = os.stat(tar)
     for place in _places(tar):
         try:
@@ -143,7 +145,7 @@ def kept_index(tar: str) -> TarIndex | None:
 
 
 def keep_index(tar: str, listing: Listing) -> None:
-    """Write the index of a tar. Raises ValueError where neither place can be written to."""
+    """Write the index of a tar. Raises ValueError if neither location is writable."""
     beside, cached = _places(tar)
     for place in (beside, cached):
         try:
@@ -159,20 +161,20 @@ def keep_index(tar: str, listing: Listing) -> None:
 
 
 def _places(tar: str) -> tuple[Path, Path]:
-    """Where the index of a tar may be: beside it, or in the user's cache."""
+    """The possible paths of a tar's index: beside it, and in the user's cache."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"))
     name = hashlib.blake2b(os.fsencode(os.path.realpath(tar)), digest_size=16).hexdigest()
     return Path(f"{tar}.videos"), cache / "hpm_video" / "shards" / f"{name}.videos"
 
 
 def dated(index: bytes, mtime_ns: int) -> bytes:
-    """The bytes of an index as that of a tar with another time of change."""
+    """The bytes of an index with another modification time of its tar."""
     place = _HEADER.size - 5 * 8
     return index[:place] + struct.pack("<Q", mtime_ns) + index[place + 8 :]
 
 
 def packed(listing: Listing) -> bytes:
-    """The bytes of the index of a tar."""
+    """The bytes of a tar's index."""
     names = [os.fsencode(name) for name in listing.names]
     order = sorted(range(len(names)), key=names.__getitem__)
     ends = np.cumsum([len(name) for name in names], dtype=np.uint64)

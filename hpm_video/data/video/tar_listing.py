@@ -1,8 +1,8 @@
-"""Finding the videos in a tar of WebDataset's, by its headers alone.
+"""Finds the videos in a WebDataset tar from its headers alone.
 
-Files of one sample have one name up to its first dot, and lie side by side: ``KEY.mp4``,
-``KEY.json``, ``KEY.txt``, ``KEY.cls``. Anybody may have made the tar, so this is best done in a
-process that may hang or crash.
+Files of one sample share their name up to its first dot, and are adjacent: ``KEY.mp4``,
+``KEY.json``, ``KEY.txt``, ``KEY.cls``. Tars may come from anyone, so list them in a process that
+may hang or crash.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ from hpm_video.runtime.files import printable
 from hpm_video.runtime.reading import open_regular, parse_json
 from hpm_video.runtime.replies import answer
 
-CLASS = "cls"  # WebDataset's ending of the file that has the class of a sample
-# What the name of a video ends in
+CLASS = "cls"  # WebDataset's ending for the class of a sample
+# Endings of videos
 VIDEO_SUFFIX = (
     r"\.(?:3g2|3gp|asf|avi|divx|f4v|flv|gif|h264|hevc|m2ts|m2v|m4v|mjpeg|mjpg|mkv|mov|mp4|mpe|mpeg"
     r"|mpg|mts|mxf|ogg|ogm|ogv|qt|rm|rmvb|ts|vob|webm|wmv|y4m)"
 )
 _VIDEO = re.compile(rf".*{VIDEO_SUFFIX}", re.IGNORECASE | re.DOTALL)
-# A sample's key and a file's ending, as webdataset splits a name; hidden files have none
+# A sample's key and a file's ending, as webdataset splits a name; hidden files have neither
 _NAME = re.compile(r"((?:.*/)?[^./][^./]*)\.([^/]+)", re.DOTALL)
 _COMPRESSED = {
     b"\x1f\x8b": "gzip -d", b"BZh": "bzip2 -d", b"\xfd7zXZ\0": "xz -d",
     b"\x28\xb5\x2f\xfd": "zstd -d", b"\x04\x22\x4d\x18": "lz4 -d", b"PK\3\4": "unzip",
 }  # fmt: skip
 _BLOCK = 512
-_MOST_TOLD = 2**20  # bytes of a file that has labels
-_MOST_AFTER = 2**20  # bytes after the end of a tar that are looked at
+_MOST_TOLD = 2**20  # bytes of a label file
+_MOST_AFTER = 2**20  # bytes checked after the end of a tar
 
 
 class Source(Protocol):
-    """The bytes of a tar, as a file that is open."""
+    """The bytes of a tar, as an open file."""
 
     def read(self, count: int, /) -> bytes: ...
     def seek(self, place: int, /) -> int: ...
@@ -51,21 +51,21 @@ class Source(Protocol):
 @answer
 @dataclass(frozen=True)
 class Listing:
-    """The videos in a tar, in its order."""
+    """The videos in a tar, in tar order."""
 
-    num_bytes: int  # of the tar, and when it was last changed
+    num_bytes: int  # of the tar, with its modification time
     mtime_ns: int
     num_without: int  # samples without a video
     names: list[str]
-    starts: npt.NDArray[np.uint64]  # (number of videos,) where each begins, and its size in bytes
+    starts: npt.NDArray[np.uint64]  # (number of videos,) offset, and size in bytes
     sizes: npt.NDArray[np.uint64]
-    labels: list[str]  # of the sample of each video, "" for none
+    labels: list[str]  # of each video's sample, "" for none
 
 
 def list_tar(tar: str, label: str = CLASS) -> Listing | str:
-    """Find the videos in a tar, or say in one line why it cannot be used.
+    """Find the videos in a tar, or return a line that says why it cannot be used.
 
-    ``label``: what has the label of a sample: an ending (``cls``, ``txt``), or ``json.FIELD``.
+    ``label``: source of labels, either an ending (``cls``, ``txt``) or ``json.FIELD``.
     """
     try:
         with open_regular(tar) as file:
@@ -79,12 +79,11 @@ def list_tar(tar: str, label: str = CLASS) -> Listing | str:
 
 
 def list_source(file: Source, num_bytes: int, mtime_ns: int, label: str = CLASS) -> Listing:
-    """See `list_tar`; raises TarError, ValueError or OverflowError, which say why, without the
-    name of the tar."""
+    """See `list_tar`. Raises TarError, ValueError or OverflowError, without naming the tar."""
     ending, _, path = label.partition(".")
     samples = _Samples()
     for member in _members(file, num_bytes):
-        # GNU tar begins names so when it packs a folder
+        # GNU tar adds this prefix when it packs a folder
         name = member.name.removeprefix("./")
         if (found := _NAME.fullmatch(name)) is None:
             continue
@@ -109,19 +108,19 @@ def list_source(file: Source, num_bytes: int, mtime_ns: int, label: str = CLASS)
 
 @dataclass
 class _Samples:
-    """The samples of a tar, file by file."""
+    """The samples of a tar, collected file by file."""
 
-    names: list[str] = field(default_factory=list)  # of videos, and for each:
+    names: list[str] = field(default_factory=list)  # of videos
     starts: array[int] = field(default_factory=lambda: array("Q"))
     sizes: array[int] = field(default_factory=lambda: array("Q"))
-    of: array[int] = field(default_factory=lambda: array("Q"))  # its sample
-    labels: list[str] = field(default_factory=list)  # of each sample
+    of: array[int] = field(default_factory=lambda: array("Q"))  # sample of each video
+    labels: list[str] = field(default_factory=list)  # label of each sample
     _keys: set[str] = field(default_factory=set)
-    _key: str | None = None  # of the latest sample, and its files
+    _key: str | None = None  # of the current sample
     _files: set[str] = field(default_factory=set)
 
     def add(self, name: str, key: str, member: tarfile.TarInfo) -> None:
-        """Note a file, which belongs to the latest sample or begins a new one."""
+        """Add a file, which belongs to the current sample or starts a new one."""
         if key == self._key and name in self._files:
             raise ValueError(f"must have each name once: {_shown(name)} is there again")
         if key != self._key:
@@ -142,7 +141,7 @@ class _Samples:
 
 
 def _members(file: Source, num_bytes: int) -> Iterator[tarfile.TarInfo]:
-    """The files in a tar. Raises ValueError where it is none, cut off, or names other places."""
+    """The files in a tar. Raises ValueError if it is no tar, truncated, or names paths outside."""
     head = file.read(_BLOCK)
     file.seek(0)
     for mark, command in _COMPRESSED.items():
@@ -163,13 +162,13 @@ def _members(file: Source, num_bytes: int) -> Iterator[tarfile.TarInfo]:
         if member is None:
             break
         tar.members.clear()  # type: ignore[attr-defined]  # it would keep all of them
-        if tar.offset <= place:  # a negative size: it would never end
+        if tar.offset <= place:  # negative size: the loop would never end
             raise ValueError(_cut_off(tar.offset, num_bytes))
         place = tar.offset
         _check(member, num_bytes)
         if member.isreg():
             yield member
-    # tarfile takes anything that is no header for the end
+    # tarfile takes anything but a header for the end
     file.seek(tar.offset)
     if file.read(_BLOCK) != bytes(_BLOCK):
         raise ValueError(_cut_off(tar.offset, num_bytes))
@@ -180,7 +179,7 @@ def _members(file: Source, num_bytes: int) -> Iterator[tarfile.TarInfo]:
 
 
 def _check(member: tarfile.TarInfo, num_bytes: int) -> None:
-    """Raise ValueError for an entry that is cut off or could be another file than its own."""
+    """Raise ValueError for an entry that is truncated or may point to another file."""
     name, shown = member.name, _shown(member.name)
     if is_outside(name):
         raise ValueError(f"must have names below its own place: {shown} is not")
@@ -194,12 +193,12 @@ def _check(member: tarfile.TarInfo, num_bytes: int) -> None:
 
 
 def is_outside(name: str) -> bool:
-    """Whether a name in a tar is that of another place."""
+    """Whether a name in a tar leads outside of it."""
     return name.startswith("/") or ".." in name.split("/")
 
 
 def _label(name: str, content: bytes, path: str) -> str:
-    """What a file says; of JSON, the field at the end of a path of names between dots."""
+    """The label in a file; for JSON, the field at ``path``, with names separated by dots."""
     if not path:
         return content.decode("utf-8", "surrogateescape").strip()
     try:

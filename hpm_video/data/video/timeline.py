@@ -1,4 +1,4 @@
-"""A part of a video, or a video at another rate: which of its frames these are."""
+"""Which frames of a video make up a part of it, or the video at another frame rate."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from hpm_video.data.video.part import Part
 from hpm_video.data.video.readers import UnreadableError
 from hpm_video.data.video.readers.frame_folder import untimed
 
-_MOST_FRAMES = 2**24  # at this rate: a file may claim to last for ever
+_MOST_FRAMES = 2**24  # at the new rate: a file may claim to last for ever
 _MOST = 2**62
 
 
 class Frames(Protocol):
-    """Frames that can be asked for by number, see `hpm_video.data.video.frames.Video`."""
+    """Frames that can be read by number, see `hpm_video.data.video.frames.Video`."""
 
     @property
     def num_frames(self) -> int: ...
@@ -42,7 +42,7 @@ class Frames(Protocol):
 
 @dataclass(frozen=True)
 class Selection:
-    """Frames of a video, by their numbers (N,), as if they were all of it: ``fps`` a second."""
+    """Frames of a video, by number (N,), as if they were a whole video at ``fps``."""
 
     video: Frames
     chosen: Indices
@@ -64,11 +64,11 @@ class Selection:
 
 
 def frames_of(table: FrameTable, part: Part | None, *, num_frames: int | None = None) -> range:
-    """The frames that are in a part, at least one; without a part all, or the first so many.
+    """The frames in a part, at least one; without a part the first ``num_frames``, or all.
 
-    A frame is in it if it appears at ``part.start`` or later, and before ``part.end``. A part may
-    end after its video does. Raises UnreadableError where it has no frame, or where the file does
-    not say when its frames are shown.
+    A frame belongs to a part if it appears at ``part.start`` or later, and before ``part.end``. A
+    part may end after its video. Raises UnreadableError if no frame belongs to it, or the file has
+    no frame times.
     """
     count = min(table.num_frames, num_frames or table.num_frames)
     if part is None:
@@ -77,7 +77,7 @@ def frames_of(table: FrameTable, part: Part | None, *, num_frames: int | None = 
         found = range(int(part.start), min(int(part.end), count))
     else:
         unit, times = _times(table)
-        # As written, not as the nearest float: parts that meet have no frame in common
+        # Exact decimals, not the nearest floats: adjacent parts share no frame
         bounds = (Fraction(repr(float(time))) / unit for time in (part.start, part.end))
         whole = [min(math.ceil(bound), _MOST) for bound in bounds]
         found = range(*np.searchsorted(times[:count] - times[0], whole).tolist())
@@ -90,18 +90,17 @@ def frames_of(table: FrameTable, part: Part | None, *, num_frames: int | None = 
 
 
 def frames_at(table: FrameTable, fps: float, *, within: range | None = None) -> Indices:
-    """Which frame is on show in each of ``fps`` moments a second: (N,) rising, N at least 1.
+    """The frame displayed at each tick of a clock of ``fps``: (N,) ascending, N at least 1.
 
-    As ffmpeg's filter fps has it: a frame comes at the moment nearest to its own time, a tie goes
-    to the later one, and stays until the next frame comes; of several that come at once the last is
-    on show. The first moment is that of the first frame, the last one before that at which the
-    last frame goes. ``within``: of these frames alone, at the moments at which all of the video has
-    them, too.
+    Works like ffmpeg's filter fps. A frame appears at the tick nearest to its time (ties go to the
+    later tick) and stays until the next frame appears; if several share a tick, the last one is
+    shown. The first tick is that of the first frame; the last one precedes the end of the last
+    frame. ``within``: only these frames, at the ticks they have in the whole video.
 
-    Raises UnreadableError for a file that does not say when its frames are shown.
+    Raises UnreadableError for a file without frame times.
     """
     unit, times = _times(table)
-    rate = Fraction(repr(float(fps))) * unit  # moments per unit of time
+    rate = Fraction(repr(float(fps))) * unit  # ticks per unit of time
     begin = 0
     if within is not None:
         begin, times = within.start, times[within.start : within.stop + 1]
@@ -114,8 +113,10 @@ def frames_at(table: FrameTable, fps: float, *, within: range | None = None) -> 
 
 
 def _times(table: FrameTable) -> tuple[Fraction, Indices]:
-    """When frames appear and the last one goes, (num_frames + 1,) from the start of the file, and
-    the unit in seconds."""
+    """When frames appear and the last one disappears, and the time unit in seconds.
+
+    Times (num_frames + 1,) count from the start of the file.
+    """
     if not table.is_timed:
         if not table.fps:
             said = untimed(is_folder=table.container == FRAMES)
@@ -123,7 +124,7 @@ def _times(table: FrameTable) -> tuple[Fraction, Indices]:
         unit = 1 / Fraction(table.fps).limit_denominator(1_000_000)
         return unit, np.arange(table.num_frames + 1)
     unit = Fraction(*table.time_base)
-    # Players count from the start of the file, which is told in microseconds
+    # Players count from the start of the file, which is stored in microseconds
     start = round(Fraction(table.start_time or 0, 1_000_000) / unit)
     usual = 1 / (unit * Fraction(table.fps).limit_denominator(1_000_000)) if table.fps else 1
     end = int(table.times[-1]) + (table.last_lasts or round(usual))
@@ -131,10 +132,10 @@ def _times(table: FrameTable) -> tuple[Fraction, Indices]:
 
 
 def _nearest(times: Indices, rate: Fraction) -> Indices:
-    """times * rate to the nearest whole number, exactly; a half goes away from 0."""
+    """times * rate rounded to the nearest integer, exactly; halves away from 0."""
     above, below = rate.numerator, rate.denominator
     exact: npt.NDArray[Any] = np.abs(times)
-    if int(exact.max()) * 2 * above + below >= _MOST or 2 * below >= _MOST:  # too large for int64
+    if int(exact.max()) * 2 * above + below >= _MOST or 2 * below >= _MOST:  # would overflow int64
         exact = exact.astype(object)
     rounded = (2 * exact * above + below) // (2 * below)
     return np.sign(times) * rounded.astype(np.int64)

@@ -1,7 +1,7 @@
-"""The decoders, behind one shape; nothing else imports decord, torchcodec or av to read a video.
+"""The decoders, behind one interface.
 
-PyAV reads everything that FFmpeg reads, and exactly. The other two are right for the files that
-`frames.why_not` lets pass.
+Nothing else imports decord, torchcodec or av to read a video. PyAV reads everything that FFmpeg
+reads, and exactly. The other two are correct for the files that `frames.why_not` accepts.
 """
 
 from collections.abc import Sequence
@@ -17,13 +17,13 @@ _LONGEST_REASON = 500  # characters
 
 
 class UnreadableError(Exception):
-    """A reader's own error: its text is the reason in one line of plain words, without the path."""
+    """A reader's own error: its text is the reason in one plain line, without the path."""
 
 
 def why(error: Exception) -> str:
-    """Why a file is unreadable, in one line, after any error that came of reading it.
+    """Why a file is unreadable, in one line, from any error raised while reading it.
 
-    An error that no reader expects keeps its type, so that mistakes of ours stay visible.
+    An error that readers do not expect keeps its type, so that bugs stay visible.
     """
     if isinstance(error, UnreadableError):
         return str(error)
@@ -42,7 +42,7 @@ def check_picture(height: int, width: int) -> None:
 
 
 def check_clip(num_frames: int, height: int, width: int) -> None:
-    """Raise UnreadableError where so many frames take more memory than a clip may."""
+    """Raise UnreadableError if this many frames exceed the memory limit of a clip."""
     check_picture(height, width)
     size = num_frames * height * width * 3
     if size > MOST_CLIP_BYTES:
@@ -53,21 +53,21 @@ def check_clip(num_frames: int, height: int, width: int) -> None:
 
 
 class Reader(Protocol):
-    """An open file. Any error it raises is that of the file."""
+    """An open file. Any error it raises is attributed to the file."""
 
-    num_frames: int  # how many frames the file holds, at least 1
-    fps: float  # frames per second on average, 0 where the file does not say
+    num_frames: int  # at least 1
+    fps: float  # on average, 0 if unknown
 
     def read(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
-        """Return frames (T, H, W, 3), RGB, upright, at rising indices without repeats.
+        """Return frames (T, H, W, 3), RGB, upright, at ascending indices without repeats.
 
-        Raises UnreadableError: one of them cannot be decoded.
+        Raises UnreadableError if one of them cannot be decoded.
         """
         ...
 
 
 def why_no_decord() -> str | None:
-    """Why the module decord is not used: other packages than decord2 alone provide it."""
+    """Why the module decord is not used: it must come from the package decord2 alone."""
     versions = {}
     for package in ("decord2", "decord"):
         try:
@@ -77,10 +77,10 @@ def why_no_decord() -> str | None:
     match list(versions):
         case ["decord2"]:
             return None
-        case ["decord"]:  # reads no AV1, and our rules for which files it reads right are decord2's
+        case ["decord"]:  # lacks AV1; our rules for which files it reads are decord2's
             was = f"decord {versions['decord']} is installed in place of decord2"
         case []:
             return "decord2 is not installed"
-        case _:  # one folder, whose files are of whichever came last
+        case _:  # both install one folder, with the files of the later one
             was = "decord and decord2 are both installed and overwrite each other"
     return f"{was}: pip uninstall -y decord decord2 && pip install decord2"

@@ -1,4 +1,4 @@
-"""Reading with decord2, the maintained fork of decord; its module is called decord, too."""
+"""Reads with decord2, the maintained fork of decord; its module is also called decord."""
 
 import ctypes
 import re
@@ -18,11 +18,11 @@ if reason := why_no_decord():
 
 @contextmanager
 def _own_library_only() -> Iterator[None]:
-    """While decord is imported: load its own library only, and show it to no other.
+    """While decord is imported, load only its own library, and keep its symbols local.
 
     decord2 3.4 also loads every CUDA library that pip has installed, hundreds of MiB in each
-    worker, although its wheels call none. And it makes its codecs' functions global, so that
-    torchcodec decodes AV1 with a dav1d of another version and crashes.
+    worker, although its wheels use none. It also makes its codecs' functions global, so that
+    torchcodec decodes AV1 with another version of dav1d and crashes.
     """
     load = ctypes.CDLL
 
@@ -41,20 +41,20 @@ def _own_library_only() -> Iterator[None]:
 with _own_library_only():
     import decord as decord  # noqa: PLC0414  also for the bench
 
-# FFmpeg's complaints, several for every damaged file, would drown the log of a run
+# FFmpeg prints several errors per damaged file, which would drown a run's log
 decord.logging.set_level(decord.logging.QUIET)
 
-# A foreign file is a RuntimeError, one without frames an AssertionError
+# A file that is not a video raises RuntimeError, one without frames AssertionError
 _ERRORS = (decord.DECORDError, RuntimeError, AssertionError)
 _SOURCE_LOCATION = re.compile(r"\[[\d:]+\] \S+\.(?:cc|h):\d+: ")
 
 
 class DecordReader:
-    """An open file, see `Reader`. UnreadableError: decord does not open it; others may."""
+    """An open file, see `Reader`. Raises UnreadableError if decord cannot open it."""
 
     def __init__(self, path: str) -> None:
         try:
-            # One thread: the work is shared out by clips, not by frames
+            # One thread: parallelism is across clips, not frames
             self._reader = decord.VideoReader(path, ctx=decord.cpu(0), num_threads=1)
             fps = float(self._reader.get_avg_fps())
         except _ERRORS as error:
@@ -74,5 +74,5 @@ class DecordReader:
 
 
 def _unreadable(error: Exception) -> UnreadableError:
-    # decord's text starts with the time of day and its own source file
+    # decord's messages start with the time and its source file
     return UnreadableError(" ".join(_SOURCE_LOCATION.sub("", str(error)).split()))

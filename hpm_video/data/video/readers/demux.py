@@ -1,7 +1,7 @@
-"""Opening a file with PyAV, its packets, and what decoding them gives; see `pyav` for reading.
+"""Opens a file with PyAV, and gives its packets and decoded frames; see `pyav` for reading.
 
-All that looks into a file does so through here: so there is one choice of the track, and one rule
-for what is damaged.
+All code that looks into a file uses this module, so that the choice of track and the definition of
+damage are the same everywhere.
 """
 
 import re
@@ -18,15 +18,15 @@ from hpm_video.data.video.orientation import UPRIGHT, Orientation, is_tilt, of_m
 from hpm_video.data.video.readers import UnreadableError, check_picture, headers
 from hpm_video.data.video.source import exists, ffmpeg_name, open_bytes
 
-# FFmpeg's complaints, several for every damaged file, would drown the log of a run
+# FFmpeg prints several errors per damaged file, which would drown a run's log
 av.logging.set_level(av.logging.PANIC)
 
 ENCRYPTED = "is encrypted (CENC)"
 
-# Older versions refuse a file whose metadata is not UTF-8, unless told otherwise
+# Older versions reject files with metadata that is not UTF-8, unless told otherwise
 _LENIENT = {"metadata_errors": "ignore"} if int(av.__version__.split(".")[0]) < 19 else {}
-# Formats that hold their frames themselves. FFmpeg knows more: playlists (HLS, DASH, concat, IMF),
-# descriptions of streams (SDP, RTSP), devices, sequences of images, scripts, and games' formats
+# Formats that contain their frames. FFmpeg supports others: playlists (HLS, DASH, concat, IMF),
+# stream descriptions (SDP, RTSP), devices, image sequences, scripts, and formats of games
 _FORMATS = (
     "mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "flv", "live_flv", "ogg", "asf", "wtv",
     "rm", "mxf", "gxf", "nut", "nuv", "dv", "ivf", "swf", "h261", "h263", "h264", "hevc", "vvc",
@@ -34,34 +34,34 @@ _FORMATS = (
     "apng", "webp", "bmp_pipe", "jpeg_pipe", "jpegls_pipe", "j2k_pipe", "jpegxl_pipe",
     "jpegxl_anim", "png_pipe", "tiff_pipe", "webp_pipe",
 )  # fmt: skip
-_MOST_PIXELS = {"max_pixels": str(MOST_PIXELS)}  # for decoders, which check it with every picture
+_MOST_PIXELS = {"max_pixels": str(MOST_PIXELS)}  # decoders check this for every picture
 _SAFE = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file", **_MOST_PIXELS}
 _REFUSED_SIZE = re.compile(r"size (\d+)x(\d+) exceeds specified max pixel count")
 
 
 def open_container(path: str) -> av.container.InputContainer:
-    """Open a file to read from it, whatever its name and the encoding of its metadata.
+    """Open a file for reading, whatever its name and the encoding of its metadata.
 
-    Nothing but this one file is opened, and it must be of a format that holds its frames itself.
-    Raises what `av.open` raises: FFmpegError, OSError, ValueError.
+    Opens only this file, and only if its format contains the frames themselves. Raises as `av.open`
+    does: FFmpegError, OSError, ValueError.
     """
     name = ffmpeg_name(path) if headers.has_plain_name(path) else ""
     if not name:
         return av.open(open_bytes(path), options=_SAFE, **_LENIENT)
     if name.startswith("subfile,"):
         return av.open(name, options={**_SAFE, "protocol_whitelist": "file,subfile"}, **_LENIENT)
-    return av.open(f"file:{name}", options=_SAFE, **_LENIENT)  # without it, a:b.mp4 is a protocol
+    return av.open(f"file:{name}", options=_SAFE, **_LENIENT)  # else a:b.mp4 names a protocol
 
 
 def open_video(
     path: str, options: Mapping[str, str] | None = None
 ) -> tuple[av.container.InputContainer, av.VideoStream]:
-    """Open a file and choose its track: the one that FFmpeg calls best, no attached pictures.
+    """Open a file and select its track: the one FFmpeg considers best, except attached pictures.
 
-    Close the container: nothing else does so soon, as it and its streams hold each other.
-    ``options``: more of them for the decoder.
+    Close the container explicitly: it and its streams form a reference cycle. ``options``: further
+    decoder options.
 
-    Raises UnreadableError: there is no video in it, or of too large pictures.
+    Raises UnreadableError if there is no video in it, or its pictures are too large.
     """
     try:
         container = open_container(path)
@@ -70,13 +70,13 @@ def open_video(
         raise UnreadableError(_why_not_opened(path)) from error
     try:
         stream = _best_track(container)
-        # The work is shared out by clips, not by frames
+        # Parallelism is across clips, not frames
         stream.codec_context.thread_count = 1
         stream.codec_context.options = {**_MOST_PIXELS, **(options or {})}
         check_picture(stream.codec_context.height, stream.codec_context.width)
         if not stream.codec_context.width:
             _check_refused_picture(path)
-    except AttributeError as error:  # no context
+    except AttributeError as error:  # no codec context
         container.close()
         raise UnreadableError("has video of an unknown kind") from error
     except UnreadableError:
@@ -84,20 +84,22 @@ def open_video(
         raise
     for other in container.streams:
         if other.index != stream.index and hasattr(other, "discard"):
-            other.discard = av.stream.Discard.all  # where that is known, it is not even read
+            other.discard = av.stream.Discard.all  # lets FFmpeg skip reading it
     return container, stream
 
 
 def new_decoder(path: str) -> av.VideoCodecContext:
-    """A decoder for a file's video that has decoded nothing yet."""
+    """A fresh decoder for a file's video."""
     container, stream = open_video(path)
     with container:
         return stream.codec_context
 
 
 def _check_refused_picture(path: str) -> None:
-    """Raise UnreadableError where FFmpeg found no size because pictures are too large: it is opened
-    again, to hear how large."""
+    """Raise UnreadableError if FFmpeg reports no size because pictures are too large.
+
+    Opens the file again to find out how large.
+    """
     with complaints() as heard, suppress(av.FFmpegError, OSError, ValueError):
         open_container(path).close()
     for _, _, text in heard:
@@ -108,7 +110,7 @@ def _check_refused_picture(path: str) -> None:
 
 @contextmanager
 def complaints() -> Iterator[list[tuple[int, str, str]]]:
-    """The errors that FFmpeg reports of what it reads and decodes meanwhile, instead of nothing."""
+    """Collects FFmpeg's errors from reading and decoding inside the context."""
     repeated = av.logging.get_skip_repeated()
     av.logging.set_skip_repeated(False)
     av.logging.set_level(av.logging.ERROR)
@@ -121,7 +123,7 @@ def complaints() -> Iterator[list[tuple[int, str, str]]]:
 
 
 def codecs_of(container: av.container.InputContainer) -> tuple[str, ...]:
-    """The codecs of all tracks that a decoder might be made for, "" for one without a name here."""
+    """The codecs of all tracks that may need a decoder; "" for an unknown one."""
     tracks = (track for track in container.streams if track.type not in ("data", "attachment"))
     contexts = (track.codec_context for track in tracks)
     return tuple(sorted({c.codec.canonical_name if c is not None else "" for c in contexts}))
@@ -151,17 +153,17 @@ def _why_not_opened(path: str) -> str:
 
 
 def packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
-    """The packets of the video, up to the end or to where the file is damaged beyond reading on."""
+    """The packets of the video, up to the end or to damage that prevents reading on."""
     try:
         for packet in container.demux(stream):
-            if packet.size:  # the last one says that it is the last
+            if packet.size:  # the last packet is an empty end marker
                 yield packet
     except av.FFmpegError as error:
         _check_is_damage(error)
 
 
 def decode(context: av.VideoCodecContext, packet: av.Packet | None) -> list[av.VideoFrame] | None:
-    """The frames that come out when a packet goes in, or the last ones; None of a damaged one."""
+    """The frames that a packet (None: the end) makes the decoder return; None if it is damaged."""
     try:
         return context.decode(packet)
     except av.FFmpegError as error:
@@ -170,19 +172,19 @@ def decode(context: av.VideoCodecContext, packet: av.Packet | None) -> list[av.V
 
 
 def _check_is_damage(error: Exception) -> None:
-    """Raise what says nothing about the file, but that there is no memory for it."""
+    """Re-raise errors that are not the file's fault: running out of memory."""
     if isinstance(error, MemoryError):
         raise error
 
 
 def orientation_of(frame: av.VideoFrame) -> Orientation:
-    """How a frame is to be shown."""
+    """The orientation in which to display a frame."""
     matrix = _matrix(frame)
     return UPRIGHT if matrix is None else of_matrix(matrix)
 
 
 def is_tilted(frame: av.VideoFrame) -> bool:
-    """Whether a frame is to be turned by an angle between two quarters, which is not done."""
+    """Whether a frame has a rotation other than quarter turns, which we do not apply."""
     matrix = _matrix(frame)
     return matrix is not None and is_tilt(matrix)
 
@@ -192,13 +194,15 @@ def _matrix(frame: av.VideoFrame) -> npt.NDArray[np.int32] | None:
     return None if data is None else np.frombuffer(bytes(data), np.int32)
 
 
-# Formats with one line of colour for two of brightness
+# Formats with one chroma line per two luma lines
 _HALF_CHROMA = ("yuv420p", "yuvj420p")
 
 
 def _as_progressive(frame: av.VideoFrame) -> av.VideoFrame:
-    """The same picture, of which nothing says that it is two fields: readers and FFmpeg's own
-    conversion take its lines of colour as they lie."""
+    """The same picture without its interlaced flag.
+
+    Chroma lines are then converted in stored order, as other readers and FFmpeg's conversion do.
+    """
     plain = av.VideoFrame.from_ndarray(frame.to_ndarray(), format=frame.format.name)
     for name in ("colorspace", "color_range", "color_primaries", "color_trc"):
         setattr(plain, name, getattr(frame, name))
@@ -206,7 +210,7 @@ def _as_progressive(frame: av.VideoFrame) -> av.VideoFrame:
 
 
 class RgbWriter:
-    """Converts frames to RGB, as FFmpeg does; keeps its tables from frame to frame."""
+    """Converts frames to RGB like FFmpeg; keeps its tables between frames."""
 
     def __init__(self) -> None:
         self._reformatter = VideoReformatter()
@@ -214,12 +218,12 @@ class RgbWriter:
     def write(self, frame: av.VideoFrame, pixels: npt.NDArray[np.uint8]) -> None:
         """Write a frame into `pixels` (H, W, 3).
 
-        One of another size is scaled, its shape kept, and has black bars around it.
+        A frame of another size is scaled, with black bars to keep its aspect ratio.
         """
         height, width, _ = pixels.shape
         if frame.interlaced_frame and frame.format.name in _HALF_CHROMA:
             frame = _as_progressive(frame)
-        # Colour of the nearest chroma sample, as FFmpeg converts 8-bit video by default
+        # Nearest chroma sample, as FFmpeg converts 8-bit video by default
         interpolation = "POINT"
         if (frame.height, frame.width) != (height, width):
             scale = min(height / frame.height, width / frame.width)

@@ -1,4 +1,4 @@
-"""The reader that returns the right frames of any path: Pillow of pictures, PyAV of videos."""
+"""The reader that returns the correct frames of any path: Pillow for images, PyAV for videos."""
 
 from collections.abc import Iterator, Sequence
 from typing import Protocol
@@ -12,13 +12,15 @@ from hpm_video.data.video.readers.frame_folder import is_pictures
 
 
 class ExactReader(Reader, Protocol):
-    """A reader with a table of frames, which can also go through them one by one."""
+    """A reader with a frame table, which can also stream frames."""
 
     table: FrameTable
 
     def stream(self, indices: Sequence[int]) -> Iterator[npt.NDArray[np.uint8]]:
-        """Yield the frames (H, W, 3) at rising indices. Raises UnreadableError: one of them cannot
-        be decoded; those before it have been given."""
+        """Yield the frames (H, W, 3) at ascending indices.
+
+        Raises UnreadableError if one of them cannot be decoded, after yielding those before it.
+        """
         ...
 
 

@@ -1,8 +1,8 @@
-"""Folders of numbered images as videos: which of their files are the frames, and how fast they go.
+"""Folders of numbered images as videos: which files are frames, and the frame rate.
 
-Only names are looked at. The last number in a name orders a folder's frames; what stands before and
-after it must be the same for all of them. Names that only one file has are strays and left out, and
-so is optical flow that lies beside the frames (`flow_x_00001.jpg`).
+Only names are examined. The last number in a name gives the order; the text before and after it
+must be the same for all frames. Names with a pattern of their own are strays and skipped, as is
+optical flow beside the frames (`flow_x_00001.jpg`).
 """
 
 import os
@@ -21,23 +21,23 @@ from hpm_video.data.video.readers.headers import is_animation
 from hpm_video.runtime.files import printable
 from hpm_video.runtime.reading import read_text
 
-FPS_FILE = "fps.txt"  # the frames per second of folders of frames, in them or above them
+FPS_FILE = "fps.txt"  # holds the frame rate, in the folder of frames or above it
 IMAGE_SUFFIX = r"\.(?:jpe?g|png|webp|bmp)"
 _IMAGE_NAME = re.compile(rf".+{IMAGE_SUFFIX}", re.IGNORECASE | re.DOTALL)
-_NUMBERED = re.compile(r"(.*?)(\d+)(\D*)", re.ASCII | re.DOTALL)  # of a name without its suffix
-_FLOW = ("flow_", "tvl1_")  # how the names of optical flow begin
-_LEVELS_ABOVE = 3  # class, data set, and one more: where the file may be
+_NUMBERED = re.compile(r"(.*?)(\d+)(\D*)", re.ASCII | re.DOTALL)  # for names without suffix
+_FLOW = ("flow_", "tvl1_")  # prefixes of optical flow
+_LEVELS_ABOVE = 3  # class, data set, and one more: folders searched for it
 _MOST_FPS = 1000
 _LARGEST = 2**63 - 1
 
 
 def is_image_name(name: str) -> bool:
-    """Whether a file is named like an image."""
+    """Whether a file name has an image ending."""
     return _IMAGE_NAME.fullmatch(os.path.basename(name)) is not None
 
 
 def is_pictures(path: str) -> bool:
-    """Whether a path is that of a folder or of an image, which are no files of video."""
+    """Whether a path is a folder or an image, instead of a video file."""
     return os.path.isdir(path) or (is_image_name(path) and not is_animation(path))
 
 
@@ -45,11 +45,11 @@ def is_pictures(path: str) -> bool:
 class FrameFiles:
     """The files of a folder that are its frames, in order.
 
-    pattern: what stands before the number, how many digits that has at least, and what stands after
-    it, with "/" between them; "" where no pattern gives all names, which are in ``names`` then.
+    pattern: the text before the number, the minimum number of digits, and the text after it, joined
+    by "/"; "" if no pattern fits all names, which are then in ``names``.
     """
 
-    numbers: npt.NDArray[np.int64]  # (num_frames,) rising
+    numbers: npt.NDArray[np.int64]  # (num_frames,) ascending
     pattern: str
     names: tuple[str, ...] = ()
     num_strays: int = 0  # other images in the folder
@@ -66,7 +66,7 @@ class FrameFiles:
 
 
 def frames_of(folder: str) -> FrameFiles:
-    """The frames in a folder. Raises UnreadableError: there are none, or several kinds."""
+    """The frames in a folder. Raises UnreadableError if there are none, or several kinds."""
     with os.scandir(folder) as entries:
         return frames_among(entry.name for entry in entries)
 
@@ -106,7 +106,7 @@ def frames_among(names: Iterable[str]) -> FrameFiles:
 
 
 def _frame_files(found: list[tuple[int, str, str]], num_strays: int) -> FrameFiles:
-    """What is said of frames: their numbers, these as they are written, and their names."""
+    """Make `FrameFiles` from (number, number as written, name) of each frame."""
     names = tuple(name for *_, name in found)
     if found[-1][0] > _LARGEST:
         return FrameFiles(np.arange(len(found)), "", names, num_strays)
@@ -122,7 +122,7 @@ def _frame_files(found: list[tuple[int, str, str]], num_strays: int) -> FrameFil
 
 
 def num_missing(numbers: npt.NDArray[np.int64]) -> int:
-    """How many are missing between rising numbers that go up by the same step."""
+    """How many numbers are missing from an ascending sequence with a constant step."""
     steps = np.diff(numbers)
     if not len(steps) or steps.min() == steps.max():
         return 0
@@ -130,7 +130,7 @@ def num_missing(numbers: npt.NDArray[np.int64]) -> int:
 
 
 def gaps(numbers: npt.NDArray[np.int64]) -> str:
-    """In words, what is missing between rising numbers; "" where all steps are the same."""
+    """A description of the numbers missing from an ascending sequence, or ""."""
     if not (missing := num_missing(numbers)):
         return ""
     steps = np.diff(numbers)
@@ -139,16 +139,16 @@ def gaps(numbers: npt.NDArray[np.int64]) -> str:
 
 
 def untimed(*, is_folder: bool) -> str:
-    """What to say of a video whose frames are shown at no known times."""
+    """The message for a video without frame times."""
     said = "does not say when its frames are shown"
     return f"{said}, as a file {FPS_FILE} in the folder or above it would" if is_folder else said
 
 
 def folder_fps(folder: str) -> float:
-    """The frames per second of a folder of frames, by the nearest `FPS_FILE` in it or up to three
-    folders above; 0 where there is none.
+    """The frame rate of a folder of frames, from the nearest `FPS_FILE`; 0 if there is none.
 
-    Raises UnreadableError: it holds no number.
+    It is searched for in the folder and up to three folders above. Raises UnreadableError if it
+    holds no number.
     """
     place = os.path.abspath(folder)
     for _ in range(1 + _LEVELS_ABOVE):

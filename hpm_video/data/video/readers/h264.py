@@ -1,7 +1,7 @@
-"""What H.264 pictures say of themselves: can decoding begin here, is it a frame or a field?
+"""Reads H.264 headers: can decoding start at a picture, and is it a frame or a field?
 
-Pictures that refresh the image bit by bit, over several frames, call themselves so too: whoever
-begins there gets frames that are partly grey, or copies of others.
+Pictures that refresh the image gradually, over several frames, are marked as keyframes too.
+Decoding from there gives partly grey frames, or copies of others.
 """
 
 from collections.abc import Iterator
@@ -9,15 +9,14 @@ from collections.abc import Iterator
 _SLICE, _PARTITION, _IDR_SLICE, _MESSAGES, _SEQUENCE = 1, 2, 5, 6, 7
 _RECOVERY_POINT = 6
 _PROFILES_WITH_FORMAT = (44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244)
-_START_BYTES = 4096  # of a picture: enough for what stands before its first slice
+_START_BYTES = 4096  # of a picture: enough for everything before its first slice
 
 
 def is_clean_start(picture: bytes | memoryview, configuration: bytes) -> bool:
-    """Whether a keyframe is whole by itself.
+    """Whether a keyframe can be decoded completely by itself.
 
-    ``picture``: its bytes, or the first of them, as they stand in the container. ``configuration``:
-    the decoder's "avcC" record, which says how pictures are divided; anything else stands for start
-    codes.
+    ``picture``: its bytes, or the first of them, as stored in the container. ``configuration``: the
+    decoder's "avcC" record, which says how pictures are divided; anything else means start codes.
     """
     recovers_at_once = False
     for unit in _units(bytes(picture), configuration):
@@ -28,15 +27,15 @@ def is_clean_start(picture: bytes | memoryview, configuration: bytes) -> bool:
             return recovers_at_once
         if kind == _MESSAGES:
             recovers_at_once |= any(
-                # How many frames it takes, an exponential Golomb code: 0 is a single 1
+                # Number of frames until recovery, in exponential Golomb code: 0 is a single 1 bit
                 what == _RECOVERY_POINT and payload[:1] >= b"\x80"
                 for what, payload in _messages(unit[1:])
             )
-    return True  # cut off before the first slice: what is read here is the beginning only
+    return True  # the data end before the first slice
 
 
 def _units(picture: bytes, configuration: bytes) -> Iterator[bytes]:
-    """The parts (NAL units) of a picture."""
+    """The NAL units of a picture."""
     if configuration[:1] == b"\x01" and len(configuration) > 4:
         bytes_of_length = (configuration[4] & 3) + 1
         place = 0
@@ -50,11 +49,11 @@ def _units(picture: bytes, configuration: bytes) -> Iterator[bytes]:
 
 
 def _messages(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """The (type, payload) of supplemental messages."""
+    """The (type, payload) of supplemental enhancement messages."""
     place = 0
     while place + 1 < len(content) and content[place] != 0x80:
         numbers = []
-        for _ in range(2):  # type, then size, each a sum that ends with a byte below 255
+        for _ in range(2):  # type, then size; each is a sum that ends with a byte below 255
             number = 0
             while place < len(content) and content[place] == 255:
                 number += 255
@@ -68,24 +67,24 @@ def _messages(content: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 class FieldTest:
-    """Tells pictures that are single fields, of which two make a frame, from whole frames."""
+    """Detects pictures that are single fields, two of which make a frame."""
 
     def __init__(self, configuration: bytes) -> None:
-        """Take the decoder's configuration, as `is_clean_start` does."""
+        """``configuration``: the decoder's, as in `is_clean_start`."""
         self._configuration = configuration
         self._bits_of_number: int | None = None  # None: whole frames only
-        self.is_known = False  # whether there is a sequence header that says so
+        self.is_known = False  # whether a sequence header was found
         for unit in _headers(configuration):
             if unit[0] & 31 == _SEQUENCE:
                 self._read_header(unit)
 
     def is_field(self, picture: bytes | memoryview) -> bool:
-        """Whether the picture of a packet is a field; its first bytes are enough."""
+        """Whether the picture of a packet is a field; its first bytes suffice."""
         if self.is_known and self._bits_of_number is None:
             return False
         for unit in _units(bytes(picture[:_START_BYTES]), self._configuration):
             kind = unit[0] & 31
-            if kind == _SEQUENCE:  # which streams without a header of the file repeat
+            if kind == _SEQUENCE:  # repeated in streams without a file header
                 self._read_header(unit)
             elif kind in (_SLICE, _IDR_SLICE, _PARTITION):
                 if self._bits_of_number is None:
@@ -98,7 +97,7 @@ class FieldTest:
         return False
 
     def _read_header(self, unit: bytes) -> None:
-        """Read a sequence parameter set (7.3.2.1.1 of H.264), as far as it matters here."""
+        """Read the relevant start of a sequence parameter set (7.3.2.1.1 of H.264)."""
         bits = _Bits(unit[1:])
         profile = bits.skip(24) >> 16
         bits.number()
@@ -133,10 +132,10 @@ class FieldTest:
 
 
 class _Bits:
-    """The bits of a NAL unit; zeros after its end."""
+    """The bits of a NAL unit, with zeros after its end."""
 
     def __init__(self, unit: bytes) -> None:
-        content = unit.replace(b"\0\0\3", b"\0\0")  # where a start code had to be avoided
+        content = unit.replace(b"\0\0\3", b"\0\0")  # removes emulation prevention bytes
         self._value, self._left = int.from_bytes(content, "big"), 8 * len(content)
 
     def skip(self, count: int) -> int:

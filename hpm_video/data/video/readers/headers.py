@@ -1,6 +1,6 @@
-"""What the name and the first bytes of a file say, without a decoder.
+"""Checks a file's name and first bytes, without a decoder.
 
-Sizes in them may be any: nothing is read that the file does not hold.
+Sizes in headers may have any value: nothing is read beyond the end of the file.
 """
 
 import os
@@ -11,14 +11,14 @@ from typing import BinaryIO
 from hpm_video.data.video.source import open_bytes
 from hpm_video.runtime.reading import open_regular
 
-# In the name of one image, FFmpeg takes these for a pattern of the names of others
+# FFmpeg interprets these in the name of an image as a pattern for other names
 _PATTERNS = re.compile(r"[%*?{]")
-_EBML = b"\x1aE\xdf\xa3"  # with which Matroska and WebM begin
-_MOST_BOXES = 2**20  # of an mp4, which are looked at one after the other
+_EBML = b"\x1aE\xdf\xa3"  # start of Matroska and WebM files
+_MOST_BOXES = 2**20  # of an mp4, which are scanned one by one
 
 
 def has_plain_name(path: str) -> bool:
-    """Whether FFmpeg takes a name for that of one file, as it is."""
+    """Whether FFmpeg takes a name literally, for one file."""
     try:
         path.encode()
     except UnicodeEncodeError:  # a name that is not UTF-8
@@ -27,7 +27,7 @@ def has_plain_name(path: str) -> bool:
 
 
 def is_playlist(path: str) -> bool:
-    """Whether a file names others, which FFmpeg would open, from anywhere."""
+    """Whether a file refers to others, which FFmpeg would open from anywhere."""
     try:
         with open_bytes(path) as file:
             head = file.read(1024).lstrip(b"\xef\xbb\xbf \t\r\n")
@@ -37,7 +37,7 @@ def is_playlist(path: str) -> bool:
 
 
 def is_animation(path: str) -> bool:
-    """Whether a PNG or WebP file holds more than one picture."""
+    """Whether a PNG or WebP file contains more than one picture."""
     try:
         with open_regular(path) as file:
             head = file.read(4096)
@@ -50,10 +50,10 @@ def is_animation(path: str) -> bool:
 
 
 def begins_as(path: str, container: str) -> bool:
-    """Whether every FFmpeg takes a file for the mp4 or Matroska file that its table calls it.
+    """Whether every FFmpeg version detects a file as the mp4 or Matroska file that its table says.
 
-    That is where it begins with the mark of one: text, of which playlists and scripts are made,
-    must not. Other mp4 files, of old cameras, may well be what they are called.
+    That requires the format's signature at the start, as playlists and scripts are text. Files of
+    old cameras may be valid mp4 without it.
     """
     with open_bytes(path) as file:
         head = file.read(256)
@@ -67,7 +67,7 @@ def begins_as(path: str, container: str) -> bool:
 
 
 def lacks_index(path: str) -> bool:
-    """Whether an mp4 lacks the box without which nothing in it can be found."""
+    """Whether an mp4 lacks the box that locates its content."""
     with open_bytes(path) as file:
         if file.read(8)[4:] not in (b"ftyp", b"mdat", b"wide", b"free"):
             return False
@@ -75,20 +75,20 @@ def lacks_index(path: str) -> bool:
 
 
 def num_mp4s(path: str) -> int:
-    """How many mp4 files lie in one, one after the other: FFmpeg reads the first."""
+    """How many mp4 files are concatenated in one; FFmpeg reads only the first."""
     with open_bytes(path) as file:
         return sum(name == b"ftyp" for name in _boxes(file))
 
 
 def num_missing_bytes(path: str) -> int:
-    """How many bytes of an AVI or Matroska file are missing, 0 where its header does not tell."""
+    """How many bytes an AVI or Matroska file lacks at its end; 0 if its header does not say."""
     with open_bytes(path) as file:
         head, size = file.read(256), file.seek(0, os.SEEK_END)
     end = size
-    if head.startswith(b"RIFF") and head[4:8] != b"\xff" * 4:  # which a stream begins with
+    if head.startswith(b"RIFF") and head[4:8] != b"\xff" * 4:  # the size in streams
         end = 8 + int.from_bytes(head[4:8], "little")
     elif head.startswith(_EBML):
-        start, length = _ebml_size(head, len(_EBML))  # of the header, which the segment follows
+        start, length = _ebml_size(head, len(_EBML))  # the header; the segment follows it
         segment = start + (length or 0)
         start, length = _ebml_size(head, segment + 4)
         if head[segment : segment + 4] == b"\x18S\x80g" and length is not None:
@@ -97,7 +97,7 @@ def num_missing_bytes(path: str) -> int:
 
 
 def _ebml_size(head: bytes, place: int) -> tuple[int, int | None]:
-    """Where an element's data begin, and their length, None where it is left open."""
+    """The offset of an element's data and its length, None if that is unknown."""
     width = 9 - int.from_bytes(head[place : place + 1], "big").bit_length()
     value = int.from_bytes(head[place : place + width], "big")
     most = (1 << 7 * width) - 1
@@ -105,10 +105,10 @@ def _ebml_size(head: bytes, place: int) -> tuple[int, int | None]:
 
 
 def _boxes(file: BinaryIO) -> Iterator[bytes]:
-    """The names of an mp4's boxes, as many as fit into it."""
+    """The names of an mp4's boxes, up to the end of the file."""
     place, end = 0, file.seek(0, os.SEEK_END)
     for _ in range(_MOST_BOXES):
-        if place >= end:  # perhaps past what a place in a file can be
+        if place >= end:  # may exceed any valid file offset
             return
         file.seek(place)
         header = file.read(16)
@@ -118,6 +118,6 @@ def _boxes(file: BinaryIO) -> Iterator[bytes]:
         yield header[4:8]
         if size == 1:
             size = int.from_bytes(header[8:16], "big")
-        if size < 8:  # the last one, or no box
+        if size < 8:  # the last box, or invalid data
             return
         place += size

@@ -1,8 +1,8 @@
-"""Reading folders of frames and single images with Pillow, see `frame_folder`.
+"""Reads folders of frames and single images with Pillow, see `frame_folder`.
 
-Only the frames that are asked for are opened. Each is turned as its EXIF data say; transparency is
-dropped; of grey with more than 8 bits the upper 8 of 16 are read. A frame of another size than the
-first is scaled, its shape kept, and has black bars around it.
+Only requested frames are opened. Each is rotated according to its EXIF data. Transparency is
+dropped; of grey with more than 8 bits, the upper 8 of 16 bits are used. A frame whose size differs
+from the first is scaled, with black bars to keep its aspect ratio.
 """
 
 import os
@@ -22,12 +22,12 @@ from hpm_video.data.video.source import locate
 from hpm_video.runtime.files import printable
 from hpm_video.runtime.reading import open_regular
 
-# Of odd EXIF data and large images, for which there are rules here
+# Pillow's warnings about odd EXIF data and large images, which we handle here
 for _category in (UserWarning, Image.DecompressionBombWarning):
     warnings.filterwarnings("ignore", category=_category, module=r"PIL\.")
 
-IMAGE_FPS = 1.0  # an image is a video of one frame that is shown for a second
-_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # whatever a file is called
+IMAGE_FPS = 1.0  # an image is a video of one frame, displayed for a second
+_FORMATS = ("JPEG", "PNG", "WEBP", "BMP")  # detected by content, not by name
 _EXIF_ORIENTATION = 0x0112
 _ORIENTATIONS = {
     2: Orientation(left_right=True),
@@ -38,7 +38,7 @@ _ORIENTATIONS = {
     7: Orientation(transposed=True, left_right=True, up_down=True),
     8: Orientation(transposed=True, up_down=True),
 }
-_MOST_TRIED = 100  # frames that are opened to find the size of one
+_MOST_TRIED = 100  # frames that are opened to find the frame size
 _NO_VECTORS = (
     "has no motion vectors, as it is no file of video: hpm-video data transcode makes one with "
     "some, or take another masking.source than codec"
@@ -47,20 +47,20 @@ _NO_VECTORS = (
 
 @dataclass
 class Looked:
-    """What frames turned out to be that were decoded."""
+    """Findings from decoding frames."""
 
-    broken: list[str] = field(default_factory=list)  # why, each with the name of its file
+    broken: list[str] = field(default_factory=list)  # reasons, with file names
     other_sizes: bool = False
-    largest_grey: int = 0  # of grey with more than 8 bits; 0: there is none
+    largest_grey: int = 0  # largest value of grey with more than 8 bits; 0: none
 
 
 class PictureReader:
-    """An open folder of frames, or an image; see `Reader`. ``table``: what is known of it.
+    """An open folder of frames, or an image; see `Reader`. ``table``: its frame table, if known.
 
-    UnreadableError: there are no frames, or the first ones cannot be opened.
+    Raises UnreadableError if there are no frames, or the first ones cannot be opened.
     """
 
-    packets = None  # nothing but names is kept
+    packets = None  # keeps nothing but names
 
     def __init__(self, path: str, table: FrameTable | None = None, *, motion: bool = False) -> None:
         if motion:
@@ -89,13 +89,13 @@ class PictureReader:
     def stream(self, indices: Iterable[int]) -> Iterator[npt.NDArray[np.uint8]]:
         """Yield the frames (H, W, 3) at indices one by one.
 
-        Raises UnreadableError: one of them cannot be decoded; those before it have been given.
+        Raises UnreadableError if one of them cannot be decoded, after yielding those before it.
         """
         for index in indices:
             yield self._frame(index, Looked())
 
     def look(self, indices: Iterable[int]) -> Looked:
-        """Decode frames, and say what became of them."""
+        """Decode frames and report findings."""
         looked = Looked()
         for index in indices:
             try:
@@ -107,7 +107,7 @@ class PictureReader:
         return looked
 
     def _frame(self, index: int, looked: Looked) -> npt.NDArray[np.uint8]:
-        """A frame (H, W, 3), of the size of the first."""
+        """A frame (H, W, 3), scaled to the size of the first."""
         name = self.files.name(index)
         try:
             with _opened(os.path.join(self._folder, name)) as image:
@@ -121,16 +121,16 @@ class PictureReader:
         if pixels.shape[:2] == size:
             return pixels
         looked.other_sizes = True
-        if not self.table.other_sizes:  # reading tells, too
+        if not self.table.other_sizes:  # found while reading
             self.table = replace(self.table, other_sizes=True)
         return _fitted(pixels, *size)
 
     def none(self, reason: str) -> str:
-        """What to say where no frame can be decoded, the first for this reason."""
+        """The message if no frame can be decoded; ``reason`` is that of the first."""
         return f"none of its frames can be decoded, {reason}" if self._is_folder else reason
 
     def _said(self, name: str, error: Exception) -> str:
-        """Why a frame cannot be decoded, with the name of its file."""
+        """Why a frame cannot be decoded, with its file name."""
         reason = _reason(error).replace(os.path.join(self._folder, ""), "")
         return f"{printable(name)}: {reason}" if self._is_folder else reason
 
@@ -149,7 +149,7 @@ class PictureReader:
             width=width,
             fps=self.fps,
             time_base=(1, 1),
-            orientation=UPRIGHT,  # each frame is turned by itself
+            orientation=UPRIGHT,  # each frame is rotated individually
             codecs=(kind,),
             times=np.arange(self.num_frames),
             places=self.files.numbers,
@@ -174,7 +174,7 @@ class PictureReader:
 
 
 def _opened(path: str) -> Image.Image:
-    """An image whose header has been read; its file is closed with it."""
+    """An image with its header read; closing it closes its file."""
     file = open_regular(path)
     try:
         image = Image.open(file, formats=_FORMATS)
@@ -189,7 +189,7 @@ def _reason(error: Exception) -> str:
     """Why an image cannot be read."""
     if isinstance(error, UnidentifiedImageError):
         return "is no image (JPEG, PNG, WebP or BMP), or its header is damaged"
-    if isinstance(error, OSError):  # the system's, or Pillow's, which says what is wrong
+    if isinstance(error, OSError):  # the system's, or Pillow's own message
         return (error.strerror or " ".join(str(error).split())).lower()
     return why(error)
 
@@ -197,15 +197,15 @@ def _reason(error: Exception) -> str:
 def _rgb(image: Image.Image) -> tuple[npt.NDArray[np.uint8], int]:
     """Pixels (H, W, 3), and the largest value of grey with more than 8 bits, else 0."""
     if not image.mode.startswith("I"):
-        return np.array(image.convert("RGB")), 0  # one that can be written to
+        return np.array(image.convert("RGB")), 0  # writable
     grey = np.asarray(image)
     upper = (grey >> 8).astype(np.uint8)
     return np.repeat(upper[..., None], 3, axis=-1), int(grey.max())
 
 
 def _orientation(image: Image.Image) -> Orientation:
-    """How an image is to be shown; damaged EXIF data say nothing."""
-    if image.format == "PNG" and "exif" not in image.info:  # it would be decoded to look at its end
+    """The orientation in which to display an image; damaged EXIF data are ignored."""
+    if image.format == "PNG" and "exif" not in image.info:  # avoids decoding it to reach its end
         return UPRIGHT
     try:
         return _ORIENTATIONS.get(image.getexif().get(_EXIF_ORIENTATION, 1), UPRIGHT)
@@ -214,7 +214,7 @@ def _orientation(image: Image.Image) -> Orientation:
 
 
 def _fitted(pixels: npt.NDArray[np.uint8], height: int, width: int) -> npt.NDArray[np.uint8]:
-    """A frame scaled to a size, with black bars where its shape is another; as `RgbWriter` does."""
+    """A frame scaled to a size, with black bars to keep its aspect ratio, like `RgbWriter`."""
     scale = min(height / pixels.shape[0], width / pixels.shape[1])
     rows = max(1, min(height, round(pixels.shape[0] * scale)))
     columns = max(1, min(width, round(pixels.shape[1] * scale)))

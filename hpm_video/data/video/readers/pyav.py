@@ -1,8 +1,8 @@
-"""Reading with PyAV, which brings its own FFmpeg. Reads what FFmpeg reads, and exactly.
+"""Reads with PyAV, which includes its own FFmpeg. Reads everything that FFmpeg reads, and exactly.
 
-A table of the file's frames says which packet holds which frame, and where decoding must begin for
-it; then just the packets that matter are decoded. What comes out is held against the table: a file
-that is not what its packets say is decoded once from its start to its end, and counted.
+The frame table of a file says which packet holds which frame, and where decoding must start for it;
+then only the necessary packets are decoded. The output is checked against the table. If a file does
+not match its packets, it is decoded once from start to end, and frames are counted.
 """
 
 from collections import deque
@@ -22,24 +22,25 @@ from hpm_video.data.video.readers import UnreadableError, demux
 from hpm_video.data.video.readers.tables import counted_table, scan
 from hpm_video.data.video.readers.vectors import OPTION, VectorLog
 
-# Where a frame that no other refers to can be left out. Not so AV1, which may show it a second time
+# Codecs for which decoding can skip non-reference frames. Not AV1, which may display one a second
+# time
 _CODECS_THAT_SKIP = ("h264", "hevc", "mpeg1video", "mpeg2video", "mpeg4", "vp8", "vp9")
-_FORWARD_BYTES = 2**16  # so far ahead, packets are passed over rather than sought
-_SOUGHT_BY_BYTE = ("mpegts", "mpeg")  # they know no times but by searching for them
+_FORWARD_BYTES = 2**16  # within this distance, reading on is cheaper than seeking
+_SOUGHT_BY_BYTE = ("mpegts", "mpeg")  # these find times only by searching
 _NOWHERE = 2**62  # past every packet
 _REFERRING = (PictureType.P, PictureType.B, PictureType.S, PictureType.SP)  # to other frames
-_Run = tuple[int, int, int]  # which start, its packet and the last packet of what is decoded
+_Run = tuple[int, int, int]  # index of the start, its packet, last packet to decode
 
 
 class _NotAsToldError(Exception):
-    """What is decoded is not what the packets say."""
+    """The decoded frames do not match the packets."""
 
 
 class PyavReader:
-    """An open file, see `Reader`. UnreadableError: FFmpeg finds no video in it.
+    """An open file, see `Reader`. Raises UnreadableError if FFmpeg finds no video in it.
 
-    ``table``: what is known of the file, else its packets are gone through. ``motion``: `speeds`
-    will be asked for. `packets`: all of them, where they were few enough to keep.
+    ``table``: the frame table if known; else the packets are scanned. ``motion``: enable `speeds`.
+    `packets`: all packets, if they are few enough to keep.
     """
 
     def __init__(self, path: str, table: FrameTable | None = None, *, motion: bool = False) -> None:
@@ -48,7 +49,7 @@ class PyavReader:
         self._close: Callable[[], object] = lambda: None
         self._open()
         self._context, self._is_used = self._stream.codec_context, False
-        self._latest = 0  # when the frame is shown that came last
+        self._latest = 0  # display time of the last decoded frame
         self.packets: list[av.Packet] | None = None
         if table is None:
             table, self.packets = scan(path, self._container, self._stream)
@@ -70,15 +71,14 @@ class PyavReader:
             return self._read(indices)
 
     def speeds(self, indices: Sequence[int]) -> Speeds:
-        """Return how fast what is shown moves in the frames that were just read: `read` comes
-        first, of the same frames."""
+        """Return how fast the content of frames moves; call `read` with the same frames first."""
         assert self._vectors is not None
         return self._vectors.speeds(indices, self.table.height, self.table.width)
 
     def stream(self, indices: Sequence[int]) -> Iterator[npt.NDArray[np.uint8]]:
-        """Yield the frames (H, W, 3) at rising indices one by one, each decoded once.
+        """Yield the frames (H, W, 3) at ascending indices one by one, each decoded once.
 
-        Raises UnreadableError: one of them cannot be decoded; those before it have been given.
+        Raises UnreadableError if one of them cannot be decoded, after yielding those before it.
         """
         writer = demux.RgbWriter()
         for frame in self.pictures(indices):
@@ -87,8 +87,8 @@ class PyavReader:
             yield demux.orientation_of(frame).apply(pixels)
 
     def pictures(self, indices: Sequence[int]) -> Iterator[av.VideoFrame]:
-        """What `stream` yields, as FFmpeg has it."""
-        missing = dict.fromkeys(indices)  # in order
+        """The frames of `stream`, as FFmpeg frames."""
+        missing = dict.fromkeys(indices)  # an ordered set
         while missing:
             try:
                 for index, frame in self._frames_at(list(missing)):
@@ -96,7 +96,7 @@ class PyavReader:
                         raise self._lacks(first)
                     missing.pop(index)
                     yield frame
-            except _NotAsToldError:  # what has been given stays given
+            except _NotAsToldError:  # frames already yielded are kept
                 self._count_from_now_on()
 
     def _read(self, indices: Sequence[int]) -> npt.NDArray[np.uint8]:
@@ -115,8 +115,11 @@ class PyavReader:
         return orientation.apply(pixels)
 
     def _count_from_now_on(self) -> None:
-        """Decode the whole file to number its frames, which has to give as many as were promised:
-        else what a number means would depend on what was read before."""
+        """Decode the whole file to number its frames.
+
+        Raises UnreadableError if their number differs from the table's: a frame number would then
+        depend on what was read before.
+        """
         told = self.table
         table = counted_table(self._path, told.num_bytes, told.mtime_ns)
         if not told.fits(self._path):
@@ -131,9 +134,9 @@ class PyavReader:
         return UnreadableError(f"frame {index} of {self.num_frames} cannot be decoded")
 
     def _frames_at(self, indices: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Yield (index, frame) for rising indices, in order.
+        """Yield (index, frame) for ascending indices, in order.
 
-        Raises UnreadableError: not all of them can be decoded; _NotAsToldError: the table is wrong.
+        Raises UnreadableError if some cannot be decoded, or _NotAsToldError if the table is wrong.
         """
         missing = dict.fromkeys(indices)
         found = self._decode(indices) if self.table.is_regular else self._count(indices)
@@ -147,28 +150,29 @@ class PyavReader:
             raise self._lacks(index)
 
     def _runs(self, indices: Sequence[int]) -> list[_Run]:
-        """What to decode for frames: from the keyframe before each of them up to itself."""
+        """The packets to decode for frames: from the preceding keyframe up to each frame."""
         table, runs = self.table, list[_Run]()
         for index in sorted(indices, key=lambda index: table.places[index]):
             end, time = int(table.places[index]), int(table.times[index])
             which = int(np.searchsorted(table.starts.packets, end, side="right")) - 1
-            # Frames that follow a keyframe in the file but are shown before it need the last one
+            # Frames that follow a keyframe in the file but are displayed before it need the
+            # previous keyframe
             while which > 0 and table.starts.times[which] > time:
                 which -= 1
             which = max(which, 0)
             start = int(table.starts.packets[which])
-            # One that begins earlier than those before it takes them in
+            # A run that starts before earlier ones absorbs them
             while runs and start <= runs[-1][2] + 1:
                 which, start, _ = min((which, start, end), runs.pop())
             runs.append((which, start, end))
         return runs
 
     def _decode(self, indices: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Decode a regular file; frames that nobody wants and no other refers to are left out."""
+        """Decode a regular file, skipping frames that are neither requested nor referred to."""
         table, context, self._is_used = self.table, self._context, True
         index_at = {int(table.times[index]): index for index in indices}
         size = table.height, table.width
-        # Which frames come must not depend on which are asked for where their kinds count
+        # Skipping must not change the picture types that motion vectors rely on
         skips = table.codec in _CODECS_THAT_SKIP and self._vectors is None
         skipping = False
         try:
@@ -192,8 +196,10 @@ class PyavReader:
                 context.skip_frame = "DEFAULT"
 
     def _waits_for(self, last: int) -> bool:
-        """Whether packets after that of the frame shown at a time are needed for its vectors: some
-        decoders tell none of frames that come only because there is no further packet."""
+        """Whether the vectors of the frame displayed at ``last`` need further packets.
+
+        Some decoders export no vectors for frames that are flushed at the end.
+        """
         vectors = self._vectors
         return vectors is not None and (self._latest < last or vectors.ends_between)
 
@@ -204,12 +210,12 @@ class PyavReader:
         first: int,
         size: tuple[int, int],
     ) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Decode a packet, and yield the wanted frames that come out; all must be as told."""
+        """Decode a packet and yield the requested frames; all frames must match the table."""
         frames = demux.decode(self._context, packet)
         if frames is None:
             raise _NotAsToldError
         for frame in frames:
-            if frame.pts is None or frame.pts < first:  # shown before, and follows in the file
+            if frame.pts is None or frame.pts < first:  # follows in the file, displayed before
                 continue
             is_next = frame.pts > self._latest
             self._latest = frame.pts
@@ -224,14 +230,14 @@ class PyavReader:
                 yield index_at[frame.pts], frame
 
     def _count(self, indices: Sequence[int]) -> Iterator[tuple[int, av.VideoFrame]]:
-        """Decode an irregular file from the tried place before each frame on, and count."""
+        """Decode an irregular file from the verified start before each frame, counting frames."""
         firsts = self.table.starts.frames
 
         def start_of(index: int) -> int:
             return int(np.searchsorted(firsts, index, side="right")) - 1
 
         for which, group in groupby(indices, key=start_of):
-            if self._is_used:  # a decoder that is flushed still remembers what was damaged, say
+            if self._is_used:  # flushing does not reset all of a decoder's state, such as damage
                 self._open()
                 self._context = self._stream.codec_context
             self._is_used = True
@@ -249,7 +255,7 @@ class PyavReader:
             self._context.flush_buffers()
 
     def _from(self, which: int) -> Iterator[tuple[int, av.Packet]]:
-        """The packets from a start on, each with its place among all."""
+        """The packets from a start on, each with its number in the file."""
         start = int(self.table.starts.packets[which])
         if self.packets is not None:
             yield from enumerate(self.packets[start:], start)
@@ -265,32 +271,33 @@ class PyavReader:
         self._next = _NOWHERE
 
     def _open(self) -> None:
-        """Begin at the file's first packet."""
+        """Open the file at its first packet."""
         self._close()
         self._container, self._stream = demux.open_video(
             self._path, None if self._vectors is None else OPTION
         )
-        # At once when this reader goes, as a limit on open files may come before the collector
+        # Close with this reader at once: the limit on open files may be reached before garbage
+        # collection
         self._close = finalize(self, self._container.close)
         self._feed: Iterator[av.Packet] = demux.packets(self._container, self._stream)
-        self._next, self._byte = 0, 0  # the packet that comes next, and about where it stands
+        self._next, self._byte = 0, 0  # number of the next packet, and its approximate offset
 
     def _is_near(self, which: int) -> bool:
-        """Whether going on from here comes to a start soon."""
+        """Whether reading on reaches a start soon."""
         ahead = int(self.table.starts.bytes[which]) - self._byte
         return self._next <= self.table.starts.packets[which] and ahead < _FORWARD_BYTES
 
     def _seek(self, which: int) -> bool:
-        """Let a start be the packet that comes next; False where it was not found.
+        """Make a start the next packet; returns False if it was not found.
 
-        Containers do not always keep what they promise: so the packet must be the one looked for.
+        Seeking is not reliable in all containers, so the packet is compared with the table.
         """
         table = self.table
         time, dts = int(table.starts.times[which]), int(table.starts.dts[which])
         byte = int(table.starts.bytes[which])
         name = table.container
         if name not in _SOUGHT_BY_BYTE and (np.diff(table.starts.times) <= 0).any():
-            return False  # where times start again, no time says where
+            return False  # if times restart, they do not identify a packet
         try:
             if name in _SOUGHT_BY_BYTE and byte >= 0:
                 self._container.seek(byte, unsupported_byte_offset=True)
@@ -311,7 +318,7 @@ class PyavReader:
 
 
 def _counted(table: FrameTable, why: str) -> FrameTable:
-    """A regular table as one by which frames are counted from the start of the file."""
+    """A regular table converted to counting frames from the start of the file."""
     starts = table.starts
     arrays = starts.packets, starts.times, starts.dts, starts.bytes, starts.frames
     return replace(table, irregular=why, starts=Starts(*(numbers[:1] for numbers in arrays)))

@@ -1,7 +1,7 @@
-"""Making a file's table of frames: from its packets alone, or by decoding all of it.
+"""Makes the frame table of a file: from its packets alone, or by decoding all of it.
 
-Packets tell nearly always. Where they might not, `scan` says why, and the file has to be decoded
-from its start to its end, which is what `data check` does with every file.
+Packets nearly always suffice. If they may not, `scan` says why, and the file must be decoded from
+start to end, which `data check` does with every file.
 """
 
 import zlib
@@ -26,44 +26,44 @@ from hpm_video.data.video.orientation import Orientation
 from hpm_video.data.video.readers import UnreadableError, demux, h264
 from hpm_video.data.video.source import locate
 
-# Packets of a file up to this size stay in memory from the first pass; of others they are read anew
+# Packets of files up to this size stay in memory after the first pass; others are read again
 _MOST_KEPT_BYTES = 64 * 2**20
-# Codecs whose pictures refer to pictures before, but for keyframes: a container that flags each of
-# them as one has lost its index. (H.264's are looked into, see `_is_start`)
+# Codecs whose pictures refer to earlier ones, except keyframes: a container that marks all of them
+# as keyframes has lost its index. (H.264 pictures are inspected, see `_is_start`)
 _REFERRING = (
     "hevc", "vp8", "libvpx", "vp9", "libvpx-vp9", "av1", "libdav1d", "libaom-av1",
     "mpeg4", "msmpeg4v1", "msmpeg4v2", "msmpeg4v3", "wmv1", "wmv2", "h263", "flv1", "svq3",
     "mpeg1video", "mpeg2video", "theora", "vp6", "vp6f", "rv30", "rv40", "cinepak",
 )  # fmt: skip
 _PARAMETERS = ("new_extradata", "param_change", "palette")
-# Decoders that notice damage, and whose keyframes need nothing at all of what was before
+# Decoders that detect damage, and whose keyframes need nothing before them
 _SAY_ERRORS = ("h264", "hevc", "vp9", "av1", "libdav1d")
-_UNHARMFUL = ("mmco:",)  # complaints that say nothing about the frame at hand
-_MOST_TRIED = 1000  # places of a file: of a longer one every second, third, ... is
-_MOST_ROUNDS = 4  # after which only the start of the file is one
-_MOST_SEARCHED = 2048  # frames, for those of a group: a place after which nothing fits is none
-_Mark = tuple[int | None, int]  # when a frame is shown, and a check sum of its pixels
-_MOST_TABLES = 1024  # of files that had to be decoded, kept in each process
+_UNHARMFUL = ("mmco:",)  # messages that do not concern the current frame
+_MOST_TRIED = 1000  # start points per file; in longer files every second, third, ... is tried
+_MOST_ROUNDS = 4  # after which only the start of the file is used
+_MOST_SEARCHED = 2048  # frames searched for those of a group; a start without a match is dropped
+_Mark = tuple[int | None, int]  # display time of a frame, and a checksum of its pixels
+_MOST_TABLES = 1024  # of decoded files, cached in each process
 
 
 @dataclass
 class _Packets:
-    """What the packets of a file say, in the file's order."""
+    """The metadata of a file's packets, in file order."""
 
-    times: list[int | None] = field(default_factory=list)  # when each is shown
+    times: list[int | None] = field(default_factory=list)  # display times
     dts: list[int | None] = field(default_factory=list)
-    bytes: list[int] = field(default_factory=list)  # place in the file, -1 where not known
-    starts: list[int] = field(default_factory=list)  # packets where decoding may begin
-    shown: list[int] = field(default_factory=list)  # packets of frames to see
-    last_lasts: dict[int, int] = field(default_factory=dict)  # packet -> how long it is shown
-    num_keys: int = 0  # flagged as keyframes
-    has_hidden: bool = False  # whether some are decoded, but not to be shown
-    trouble: str = ""  # why packets do not tell
+    bytes: list[int] = field(default_factory=list)  # byte offsets, -1: unknown
+    starts: list[int] = field(default_factory=list)  # packets at which decoding can start
+    shown: list[int] = field(default_factory=list)  # packets of displayed frames
+    last_lasts: dict[int, int] = field(default_factory=dict)  # packet -> duration
+    num_keys: int = 0  # packets marked as keyframes
+    has_hidden: bool = False  # whether some are decoded but not displayed
+    trouble: str = ""  # why packets do not suffice
 
     def add(
         self, packet: av.Packet, fields: h264.FieldTest | None, context: av.VideoCodecContext
     ) -> None:
-        """Note a packet. Raises UnreadableError: it is encrypted, or one too many."""
+        """Add a packet. Raises UnreadableError if it is encrypted, or exceeds the limit."""
         kinds = [data.data_type for data in packet.iter_sidedata()]
         if "encryption_info" in kinds:
             raise UnreadableError(demux.ENCRYPTED)
@@ -96,9 +96,9 @@ def scan(
     container: av.container.InputContainer,
     stream: av.VideoStream,
 ) -> tuple[FrameTable, list[av.Packet] | None]:
-    """Go through the packets of an open file; returns its table, and the packets if they are few.
+    """Read the packets of an open file; returns its table, and the packets if they are few.
 
-    The table is not regular where packets do not tell. Raises UnreadableError: there are none.
+    The table is irregular if packets do not suffice. Raises UnreadableError if there are none.
     """
     context = stream.codec_context
     fields = h264.FieldTest(context.extradata or b"") if context.name == "h264" else None
@@ -120,7 +120,7 @@ def scan(
 def _table_of(
     path: str, container: av.container.InputContainer, stream: av.VideoStream, noted: _Packets
 ) -> FrameTable:
-    """The table that packets alone give."""
+    """The table as far as packets alone determine it."""
     context, place = stream.codec_context, locate(path)
     unit, rate = stream.time_base, stream.average_rate
     known = FrameTable(
@@ -146,7 +146,7 @@ def _table_of(
     shown = np.array(noted.shown)
     places = shown[np.argsort(times[shown], kind="stable")]
     starts = np.array(noted.starts, dtype=np.int64)
-    # The earliest time from each packet on: a keyframe's own, in a closed group
+    # The earliest time from each packet on: in a closed group, it is the keyframe's own
     earliest = np.minimum.accumulate(times[::-1])[::-1]
     return replace(
         known,
@@ -160,8 +160,10 @@ def _table_of(
 
 
 def _likely_fps(table: FrameTable, times: Numbers) -> float:
-    """Frames per second by the header, unless rising times say otherwise: some headers say nothing,
-    or the rate of their clock, or that of fields."""
+    """The frame rate of the header, unless the ascending ``times`` contradict it.
+
+    Some headers have none, the rate of their clock, or that of fields.
+    """
     seconds = float(times[-1] - times[0]) * table.time_base[0] / table.time_base[1]
     between = (len(times) - 1) / seconds if seconds > 0 else 0.0
     is_likely = not between or between / 1.5 < table.fps < between * 1.5
@@ -169,7 +171,7 @@ def _likely_fps(table: FrameTable, times: Numbers) -> float:
 
 
 def _starts(noted: _Packets, packets: Numbers, frames: Numbers) -> Starts:
-    """What is known of the packets where decoding may begin."""
+    """The data of the packets at which decoding can start."""
     times = [noted.times[place] or 0 for place in packets]
     dts = [noted.dts[place] for place in packets]
     return Starts(
@@ -182,13 +184,13 @@ def _starts(noted: _Packets, packets: Numbers, frames: Numbers) -> Starts:
 
 
 def _why_irregular(known: FrameTable, context: av.VideoCodecContext, noted: _Packets) -> str:  # noqa: PLR0911
-    """Why the packets' times do not name the frames, "" where they do."""
+    """Why the packets' times do not identify the frames; "" if they do."""
     if noted.trouble:
         return noted.trouble
     times = [noted.times[place] for place in noted.shown]
     if None in times or len(set(times)) < len(times):
         return NO_TIMES
-    # An AVI has none: what FFmpeg then makes up is right where frames come in the order shown
+    # AVI has no times; FFmpeg's guesses are correct if frames are stored in display order
     if known.container == "avi" and context.has_b_frames:
         return NO_TIMES
     decoded = [time for time in noted.dts if time is not None]
@@ -211,22 +213,22 @@ def _why_irregular(known: FrameTable, context: av.VideoCodecContext, noted: _Pac
 
 
 def _has_false_index(stream: av.VideoStream, noted: _Packets) -> bool:
-    """Whether an mp4's table calls packets keyframes that are none, as it does without any."""
+    """Whether an mp4's index marks other packets as keyframes too, e.g. all of them."""
     if not stream.container.format.name.startswith("mov"):
-        return False  # others have some places in their index only
+        return False  # indices of other containers are partial
     return sum(entry.is_keyframe for entry in stream.index_entries) > noted.num_keys
 
 
 def _num_beyond(stream: av.VideoStream, num_bytes: int) -> int:
-    """How many packets an mp4's table places behind the end of the file, which is cut off."""
+    """How many packets of an mp4's index lie beyond the end of the truncated file."""
     if not stream.container.format.name.startswith("mov"):
         return 0
     return sum(entry.pos >= num_bytes for entry in stream.index_entries)
 
 
 def _is_start(context: av.VideoCodecContext, packet: av.Packet) -> bool:
-    """Whether decoding may begin at a keyframe."""
-    if packet.is_corrupt:  # what is missing of it is filled in from the frame before
+    """Whether decoding can start at a keyframe."""
+    if packet.is_corrupt:  # decoders fill its gaps from the previous frame
         return False
     if context.name != "h264":
         return True
@@ -234,8 +236,10 @@ def _is_start(context: av.VideoCodecContext, packet: av.Packet) -> bool:
 
 
 def _is_helper(codec: str, packet: av.Packet) -> bool:
-    """Whether a packet holds a frame that others refer to and that is never shown (VP8), or none,
-    but headers (Theora, where one stream follows another)."""
+    """Whether a packet has no displayed frame.
+
+    It has a hidden reference frame (VP8), or only headers (Theora, in concatenated streams).
+    """
     if codec == "theora":
         return bool(memoryview(packet)[0] & 0x80)
     return codec in ("vp8", "libvpx") and not memoryview(packet)[0] & 0x10
@@ -247,7 +251,7 @@ def _is_picture(track: av.VideoStream) -> bool:
 
 @dataclass
 class _Decoded:
-    """What comes out of a file that is decoded from its start."""
+    """The results of decoding a file from its start."""
 
     times: list[int | None] = field(default_factory=list)  # of each frame
     sizes: set[tuple[int, int]] = field(default_factory=set)
@@ -255,17 +259,17 @@ class _Decoded:
     orientation: Orientation | None = None
     is_interlaced: bool = False
     is_tilted: bool = False
-    damaged: set[int] = field(default_factory=set)  # frames, and packets' times, with errors
-    num_failed: int = 0  # packets that did not decode at all
+    damaged: set[int] = field(default_factory=set)  # times of frames and packets with errors
+    num_failed: int = 0  # packets that could not be decoded
 
 
 def decoded_table(path: str, *, find_starts: bool = True) -> FrameTable:
     """Decode a whole file, once and in order, and return its table.
 
-    An irregular one is decoded again to find the places where decoding may begin: those from which
-    the same pixels come as from the start of the file. Without `find_starts`, only that start.
+    An irregular file is decoded again to find start points: those that give the same pixels as
+    decoding from the start of the file. Without `find_starts`, only that start is used.
 
-    Raises UnreadableError: there is no video in it, or none of it can be decoded.
+    Raises UnreadableError if it has no video, or nothing can be decoded.
     """
     container, stream = demux.open_video(path)
     with container:
@@ -309,7 +313,7 @@ def _decoded_table(
             why = "pictures of several sizes"
     first = out.times[0]
     if first is not None and why != "times that start again":
-        # Complaints about frames that do not count are none about those that do
+        # Ignore errors of frames before the first one that counts
         out.damaged = {time for time in out.damaged if time == -1 or time >= first}
     before = [t for t in noted.times if t is not None and first is not None and t < first]
     lost = max(0, table.num_frames - len(out.times)) if "fields" not in why else out.num_failed
@@ -335,7 +339,7 @@ def _decoded_table(
     )
     if not why and (not find_starts or table.codec in _SAY_ERRORS):
         return table
-    # What is missing of such a picture is what its memory held before: the same only in a row
+    # Gaps in such pictures show old memory content, which repeats only when decoding in order
     leftovers = table.codec == "mjpeg" and table.num_damaged > 0
     found = _tried_starts(path, noted, table) if find_starts and not leftovers else {0: 0}
     if not why:
@@ -354,15 +358,15 @@ def _decoded_table(
 
 @lru_cache(maxsize=_MOST_TABLES)
 def counted_table(path: str, num_bytes: int, mtime_ns: int) -> FrameTable:
-    """`decoded_table` of an irregular file, made once in a process; counted from its start.
+    """`decoded_table` of an irregular file without start points, cached per process.
 
-    ``num_bytes`` and ``mtime_ns``: those of the file, so that a changed one is looked at again.
+    ``num_bytes`` and ``mtime_ns`` identify the file, so that a changed one is decoded again.
     """
     return decoded_table(path, find_starts=False)
 
 
 def _take(complaints: list[tuple[int, str, str]]) -> bool:
-    """Whether there was a complaint about a frame; forgets them."""
+    """Whether there was an error about a frame; clears the errors."""
     harmful = any(not text.startswith(_UNHARMFUL) for _, _, text in complaints)
     complaints.clear()
     return harmful
@@ -386,10 +390,11 @@ def _note_frames(out: _Decoded, frames: list[av.VideoFrame] | None, time: int | 
 
 
 def _tried_starts(path: str, noted: _Packets, table: FrameTable) -> dict[int, int]:
-    """The packets from which the frames come as from the file's start, each with its first frame.
+    """The packets from which decoding gives the same frames as from the file's start.
 
-    Each group of packets, from one place to the next, is decoded by itself and looked for in the
-    whole. Then every frame is decoded as a reader would, from the place before it.
+    Returns packet -> its first frame. Each group of packets, from one candidate to the next, is
+    decoded separately and located in the whole. Then every frame is decoded as a reader would, from
+    the start before it.
     """
     marker = _Marker(table)
     whole = list[_Mark]()
@@ -398,7 +403,7 @@ def _tried_starts(path: str, noted: _Packets, table: FrameTable) -> dict[int, in
         for packet in chain(demux.packets(container, stream), [None]):
             whole += marker.marks(stream.codec_context, packet)
 
-    # What a decoder remembers in spite of being flushed must not help: so each is a new one
+    # Flushing does not reset all of a decoder's state, so each group gets a new one
     step = max(1, -(-len(noted.starts) // _MOST_TRIED))
     candidates, found = set(noted.starts[::step]), {0: 0}
     begin, number, group = 0, 0, list[_Mark]()
@@ -426,7 +431,7 @@ def _tried_starts(path: str, noted: _Packets, table: FrameTable) -> dict[int, in
 def _wrong_starts(
     path: str, marker: "_Marker", whole: list[_Mark], found: dict[int, int]
 ) -> set[int]:
-    """Places from which some frame, up to the first one of the next place, comes otherwise."""
+    """Start points from which some frame before the next start point is decoded differently."""
     ends = dict(zip(found, [*list(found.values())[1:], len(whole)], strict=True))
     trials: dict[int, tuple[av.VideoCodecContext, list[_Mark]]] = {}
     wrong = set()
@@ -446,14 +451,14 @@ def _wrong_starts(
 
 
 class _Marker:
-    """Marks frames by when they are shown and by their pixels, as readers give them."""
+    """Identifies frames by display time and pixels, as readers return them."""
 
     def __init__(self, table: FrameTable) -> None:
         self._pixels = np.empty((table.height, table.width, 3), dtype=np.uint8)
         self._writer = demux.RgbWriter()
 
     def marks(self, context: av.VideoCodecContext, packet: av.Packet | None) -> list[_Mark]:
-        """The frames that come when a packet is decoded, or at the end."""
+        """The marks of the frames that decoding a packet (None: the end) returns."""
         found = []
         for frame in demux.decode(context, packet) or []:
             self._writer.write(frame, self._pixels)
@@ -462,7 +467,7 @@ class _Marker:
 
 
 def _first_of(group: list[_Mark], whole: list[_Mark], number: int) -> int | None:
-    """Where the whole has a group's frames, at `number` or later; None where nowhere soon."""
+    """The index at which the whole contains a group, from `number` on; None if not found nearby."""
     for first in range(number, min(number + _MOST_SEARCHED, len(whole) - len(group) + 1)):
         if group and whole[first] == group[0] and whole[first : first + len(group)] == group:
             return first

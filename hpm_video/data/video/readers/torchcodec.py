@@ -1,4 +1,4 @@
-"""Reading with torchcodec, which uses the FFmpeg of the system."""
+"""Reads with torchcodec, which uses the system's FFmpeg."""
 
 import ctypes
 from collections.abc import Sequence
@@ -12,31 +12,30 @@ from hpm_video.data.video.readers import UnreadableError
 _NO_FFMPEG = "torchcodec finds no FFmpeg libraries on this system"
 try:
     from torchcodec.decoders import VideoDecoder
-except RuntimeError as error:  # of older versions
+except RuntimeError as error:  # from older versions
     raise ImportError(_NO_FFMPEG) from error
-if getattr(torchcodec, "ffmpeg_major_version", "") is None:  # newer ones go without, up to a call
+if getattr(torchcodec, "ffmpeg_major_version", "") is None:  # newer ones fail only at a call
     raise ImportError(_NO_FFMPEG)
 
-# Whether pictures come as the file says that they are to be turned
+# Whether torchcodec applies the file's rotation
 TURNS = tuple(map(int, torchcodec.__version__.split(".")[:2])) >= (0, 11)
 
 
 def would_crash_on_av1() -> bool:
-    """Whether an AV1 decoder's functions are global, as decord makes its own if others import it.
+    """Whether an AV1 decoder's functions are global, as happens if other code imports decord.
 
-    FFmpeg calls those in place of the ones it was built for, of another version.
+    FFmpeg would call those instead of the version it was built for.
     """
     return hasattr(ctypes.CDLL(None), "dav1d_open")
 
 
 class TorchcodecReader:
-    """An open file, see `Reader`. UnreadableError: torchcodec does not open it; others may."""
+    """An open file, see `Reader`. Raises UnreadableError if torchcodec cannot open it."""
 
     def __init__(self, path: str) -> None:
         try:
-            # "exact" goes through the file once: by the header alone ("approximate") it guesses,
-            # and returns other frames where their times vary. One thread: the work is shared out
-            # by clips, not by frames
+            # "exact" scans the file once; "approximate" guesses from the header alone, and returns
+            # wrong frames if their times vary. One thread: parallelism is across clips, not frames
             self._decoder = VideoDecoder(
                 path, dimension_order="NHWC", num_ffmpeg_threads=1, device="cpu", seek_mode="exact"
             )
