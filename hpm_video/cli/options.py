@@ -13,8 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from hpm_video.config.schema import SettingFaults, describe_settings, settings_table
-from hpm_video.config.values import Decoder, Device, values_of
 from hpm_video.data.video.part import file_of
 
 SETTINGS = "key=value"
@@ -22,13 +20,14 @@ SETTINGS = "key=value"
 _TAKES_COMMANDS = ("submit",)
 _VIDEOS = "videos"  # positional arguments of some commands; may be empty
 
-# Settings that are also options (last part of their name), with the placeholder in --help
+# Settings that are also options (last part of their name), with the placeholder in --help; empty:
+# the choices. Functions import the configuration only when they need it: it takes 0.1 s
 _ALSO_OPTIONS = {
     "manifest": "LIST",
     "root": "DIR",
     "output_dir": "DIR",
     "seed": "N",
-    "device": "|".join(values_of(Device)),
+    "device": "",
     "num_workers": "N",
 }
 
@@ -44,6 +43,9 @@ def add_settings(
     parser: argparse.ArgumentParser, schema: type[Any], meaning: str = "settings; listed below"
 ) -> None:
     """Add settings ``key=value``, options for some of them, and a table of all to --help."""
+    from hpm_video.config.schema import describe_settings
+    from hpm_video.config.values import Device, values_of
+
     parser.add_argument("settings", nargs="*", metavar=SETTINGS, help=meaning)
     group = parser.add_argument_group("settings that are also options")
     for setting in describe_settings(schema):
@@ -52,13 +54,16 @@ def add_settings(
             group.add_argument(
                 *(["-o"] if name == "output_dir" else []), "--" + name.replace("_", "-"),
                 dest=f"{setting.key}=", nargs="+" if name == "manifest" else None,
-                metavar=_ALSO_OPTIONS[name], help=f"sets {setting.key}",
+                metavar=_ALSO_OPTIONS[name] or "|".join(values_of(Device)),
+                help=f"sets {setting.key}",
             )  # fmt: skip
     parser.epilog = settings_help(schema)
 
 
 def settings_help(schema: type[Any]) -> str:
     """The table of settings at the end of --help."""
+    from hpm_video.config.schema import settings_table
+
     columns = min(shutil.get_terminal_size().columns, 80)
     return "settings:\n" + settings_table(schema, columns=columns)
 
@@ -138,12 +143,16 @@ def add_root(parser: argparse._ActionsContainer, meaning: str) -> None:
 
 
 def add_device(parser: argparse._ActionsContainer) -> None:
+    from hpm_video.config.values import Device, values_of
+
     text = "device to compute on; auto: CUDA if available (default %(default)s)"
     parser.add_argument("--device", choices=values_of(Device), default="auto", help=text)
 
 
 def add_decoding(parser: argparse.ArgumentParser, *, timeout_s: int, decoder: str) -> None:
     """Add options for decoding each video of a list once; ``decoder``: help of that option."""
+    from hpm_video.config.values import Decoder, values_of
+
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     add_root(parser, "folder where relative paths start (default: the folder of M)")
     parser.add_argument("--decoder", choices=values_of(Decoder), default="decord", help=decoder)
@@ -189,6 +198,8 @@ def check_there(arguments: argparse.Namespace) -> None:
             if not is_there:
                 faults.append(text.format(place))
     if faults:
+        from hpm_video.config.schema import SettingFaults
+
         raise SettingFaults(faults)
 
 

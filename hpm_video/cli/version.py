@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import hpm_video
-from hpm_video.data.video.readers import why_no_decord
 
 _DECODERS = {"PyAV": "av", "decord2": "decord2", "torchcodec": "torchcodec"}  # name -> package
 _NOT_INSTALLED = "not installed"
@@ -37,8 +36,11 @@ def versions() -> str:
         f"torch      {_version('torch')}, {_cuda()}",
         f"decoders   {decoders}",
     ]
-    if _version("decord") != _NOT_INSTALLED and (reason := why_no_decord()):
-        lines.append(f"           {reason}")
+    if _version("decord") != _NOT_INSTALLED:
+        from hpm_video.data.video.readers import why_no_decord  # imports NumPy
+
+        if reason := why_no_decord():
+            lines.append(f"           {reason}")
     return "\n".join(lines)
 
 
