@@ -80,9 +80,9 @@ def embed(
     The model is any that `hpm-video features` takes; the last one stays in memory. With one clip
     and one crop, the feature is that of the middle of the video.
 
-    Args: videos: a path, or frames (T, H, W, 3) uint8 as an array or tensor; a sequence of these;
-        or an
-            iterator over these or over frames (H, W, 3) uint8.
+    Args:
+        videos: a path, or frames (T, H, W, 3) uint8 as an array or tensor; a sequence of these; or
+            an iterator over these or over frames (H, W, 3) uint8.
         checkpoint: a file, a run folder, or a model of another library.
         num_clips: clips in time per video; in a stream of frames, each window is one clip.
         num_crops: crops in space per clip.
@@ -91,9 +91,10 @@ def embed(
         settings: of the groups clip and encoder, such as ``["clip.frame_stride=4"]``.
         device: device of the model.
 
-    Raises: VideoReadError: a video is unreadable. FileNotFoundError, ValueError: the checkpoint is
-        missing or needs settings, or frames have the
-            wrong type or shape.
+    Raises:
+        VideoReadError: a video is unreadable.
+        FileNotFoundError, ValueError: the checkpoint is missing or needs settings, or frames have
+            the wrong type or shape.
     """
     from hpm_video.evaluate.embed_classify import Views, embed_videos
 
@@ -154,10 +155,10 @@ def classify(
     probabilities, which do not sum to 1. Probabilities are averaged over views; by default these
     are the views of the checkpoint's own evaluation.
 
-    Raises: VideoReadError: a video is unreadable. (`hpm-video predict` skips such videos.)
+    Raises:
+        VideoReadError: a video is unreadable. (`hpm-video predict` skips such videos.)
         FileNotFoundError, ValueError: the checkpoint is missing or not a fine-tuning, or frames
-        have
-            the wrong type or shape.
+            have the wrong type or shape.
     """
     from hpm_video.evaluate.embed_classify import classify_videos
 
