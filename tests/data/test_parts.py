@@ -743,7 +743,7 @@ def test_own_lists_of_parts_with_several_labels(
     )
     words = ["data", "list", "--manifest", str(listed), "--seconds", "from", "to", "-o", str(out)]
     assert main(words) == 2
-    assert "in `data list` and `visualize` --separator" in capsys.readouterr().err
+    assert "`data list` has --separator" in capsys.readouterr().err
     assert main([*words, "--separator", ";"]) == 0
     assert "out.csv: 4 parts of videos of 2 classes, none missing" in capsys.readouterr().out
     assert [row["label"] for row in _table(out)] == ["0;1", "", "1", "0"]

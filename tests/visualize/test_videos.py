@@ -364,7 +364,10 @@ def test_assets_come_with_the_package() -> None:
         if path.is_file() and path.suffix not in (".py", ".pyc")
     }
     assert named["hpm_video"] == ["py.typed"] and copied == there
-    assert {Path(name).suffix for name in copied} == {".html", ".css", ".js", ".typed"}
+    assert {Path(name).suffix for name in copied} == {
+        *(".html", ".css", ".js", ".typed"),
+        *(".mp4", ".safetensors"),  # the demo's clip and model
+    }
 
 
 def test_mistakes_are_one_line(mined: Path, toy: Path, tmp_path: Path) -> None:

@@ -51,8 +51,8 @@ _MOST_ASKED_S = 10.0  # per video
 _MOST_READ = 2**26  # bytes of a file read for this check
 _MOST_OF_A_FRAME = 2**22  # bytes, even for uncompressed video
 _UNLABELLED = (
-    "must have labels, in a column label or, where classes have columns of 0 and 1, in those that "
-    "labels.columns names: has none"
+    "must have labels: has none in a column label, nor in columns of 0 and 1 that labels.columns "
+    "names"
 )
 MAX_LABEL_GAP = 10  # consecutive unused labels that are accepted without class names
 
