@@ -123,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
     commands = list(_commands(lists, place, chosen))
     for one in chosen:
         one.config()  # raises before anything is written
-        head = _head(one, computer, commands)
+        head = _head(one, computer, commands, sizes=_sizes(chosen[0]))
         write_atomically(place.folder / f"{one.job}.yaml", [one.yaml(head)])
     (place.folder / _UNFINISHED).unlink()
     for line in _summary(chosen, videos, lists, notes, place):
@@ -288,7 +288,7 @@ def _set_places(
     if one.job == "finetune":
         if judged := next((lists[name] for name in ("val", "test") if name in lists), None):
             one.change("data.val_manifest", [place.absolute(judged.name)], "videos to judge on")
-        why = "the pre-training, whose model and clips it takes; null: from scratch"
+        why = "the pre-training, whose sizes of model and clips it takes. From scratch: see the top"
         one.change("model.init", place.absolute("pretrained"), why)
     one.settings |= others
 
@@ -296,7 +296,7 @@ def _set_places(
 def _time(chosen: Sequence[Choices], device: torch.device, *, most_hours: float) -> None:
     """Time steps to estimate each training's hours; reduce epochs if they exceed ``most_hours``."""
     from hpm_video.bench.here import measure_finetuning, measure_here
-    from hpm_video.config.own_data import FROM_INIT, fit_hours
+    from hpm_video.config.own_data import fit_hours
     from hpm_video.runtime.distributed import World
     from hpm_video.train.batch_size import with_batch_size
 
@@ -305,8 +305,7 @@ def _time(chosen: Sequence[Choices], device: torch.device, *, most_hours: float)
     here = measure_here(config, most_clips=_MICRO_BATCH if device.type == "cpu" else None)
     rates = [here.clips_per_s]
     for one in finetuning:
-        same = [f"{key}={pretraining[key]}" for key in FROM_INIT if key in pretraining.settings]
-        rates.append(measure_finetuning(one.config("model.init=null", *same)))
+        rates.append(measure_finetuning(one.config("model.init=null", *_sizes(pretraining))))
     for one, rate in zip(chosen, rates, strict=True):
         clips = one.steps * one["optim.total_batch"]
         compute, read = clips / rate, clips / (here.clips_per_core or math.inf)
@@ -315,6 +314,13 @@ def _time(chosen: Sequence[Choices], device: torch.device, *, most_hours: float)
         seconds = compute + read if device.type == "cpu" else max(compute, read / workers)
         one.hours, one.timed = seconds / 3600, here.said
         fit_hours(one, most_hours)
+
+
+def _sizes(pretraining: Choices) -> list[str]:
+    """Settings that a fine-tuning takes from its pre-training, and that it lacks from scratch."""
+    from hpm_video.config.own_data import FROM_INIT
+
+    return [f"{key}={pretraining[key]}" for key in FROM_INIT if key in pretraining.settings]
 
 
 def _commands(
@@ -339,7 +345,13 @@ def _commands(
     yield ["visualize", pretrained, *shown, "-o", place.inside("pictures")], "what it finds hard"
 
 
-def _head(one: Choices, computer: Computer, commands: Sequence[tuple[list[str], str]]) -> list[str]:
+def _head(
+    one: Choices,
+    computer: Computer,
+    commands: Sequence[tuple[list[str], str]],
+    *,
+    sizes: Sequence[str],
+) -> list[str]:
     """The comment at the top of a YAML."""
     job = {"pretrain": "Pre-training on", "finetune": "Fine-tuning on"}[one.job]
     command = next(words for words, _ in commands if words[0] == one.job)
@@ -357,7 +369,12 @@ def _head(one: Choices, computer: Computer, commands: Sequence[tuple[list[str], 
         f"optim.epochs=50. `hpm-video {one.job} --help` lists all settings.",
     ]
     if one.job == "finetune":
-        lines.append("Sizes of the model and of clips are those of the pre-training.")
+        lines += [
+            "Sizes of the model and of clips are those of the pre-training. To train from scratch "
+            "with the same sizes, add:",
+            "",
+            f"  {' '.join(['model.init=null', *sizes])} run.output_dir=FOLDER",
+        ]
     return [printable(line) for line in lines]
 
 
@@ -390,12 +407,13 @@ def _summary(
         yield (
             f"{name}: {place.inside(f'{one.job}.yaml')}, from the recipe {one.recipe} "
             f"({one.why_recipe}): {epochs:,} epoch{'' if epochs == 1 else 's'}, "
-            f"{one.steps:,} steps of {one['optim.total_batch']}, {_hours(one.hours)}"
+            f"{one.steps:,} steps of {one['optim.total_batch']} videos, {_hours(one.hours)}"
         )
     yield f"hours: {chosen[0].timed}"
     judged = lists.get("test") or lists.get("val")
     if videos.num_classes and judged is not None:
         counts = Counter(row["label"] for row in rows_of(judged))
         share = max(counts.values()) / counts.total()
-        yield f"guessing the most frequent class of {place.inside(judged.name)} reads {share:.2f}"
+        file = place.inside(judged.name)
+        yield f"always guessing the most frequent class of {file} gives accuracy {share:.3f}"
     yield _UNCERTAIN

@@ -58,7 +58,8 @@ _WHY = {
     "teacher.momentum_start": "with mining: the teacher follows fast enough for a short run",
     "teacher.momentum_end": "with mining: the same at the end",
     "loss.prediction_weight": "as in the runs of docs/results.md",
-    "optim.base_lr": "learning rate for 256 videos a step; it follows the videos of a step",
+    "optim.base_lr": "learning rate at 256 videos per step; the rate in use is proportional to the "
+    "videos per step",
     "augment.num_operations": "no RandAugment, as in the runs of docs/results.md",
     "augment.erasing": "no erased rectangles, as in the runs of docs/results.md",
     "mixing.mixup": "no blended clips, as in the runs of docs/results.md",
@@ -160,7 +161,7 @@ def choose_pretraining(videos: Videos, computer: Computer) -> Choices:
 
 def choose_finetuning(videos: Videos, computer: Computer, pretraining: Choices) -> Choices:
     """Choose the settings of a fine-tuning that starts from a pre-training."""
-    why = "it goes with the pre-training"
+    why = "the same as for pre-training"
     chosen = _of_recipe("finetune", pretraining.recipe, why, videos, computer)
     chosen.settings = {k: v for k, v in chosen.settings.items() if k not in FROM_INIT}
     for key in ("data.sampling", "data.fps", "data.frame_stride"):
@@ -219,8 +220,8 @@ def _of_recipe(job: Job, recipe: str, why: str, videos: Videos, computer: Comput
     steps = epochs * steps_per_epoch
     chosen.change(
         "optim.epochs", epochs,
-        f"{steps:,} steps of {total}: about {factor} x the root of {number:,} videos, at least "
-        f"{_LEAST_STEPS} steps and {_LEAST_EPOCHS[job]} epochs",
+        f"{steps:,} steps of {total} videos. Rule: {factor} x the square root of the number of "
+        f"videos ({number:,}), but at least {_LEAST_STEPS} steps and {_LEAST_EPOCHS[job]} epochs",
     )  # fmt: skip
     share = "a twentieth of the epochs" if job == "pretrain" else "a quarter of the epochs"
     most_warm = 40 if job == "pretrain" else 5

@@ -242,10 +242,17 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
         low, middle, high = np.quantile(report.durations_s, [0, 0.5, 1])
         spread = f"from {low:.1f} to {high:.1f} s"
         tiles += [("median length", f"{middle:.1f} s", spread)]
-        minutes, size = report.durations_s.sum() / 60, report.num_bytes / 1e6
-        total = f"{minutes:.1f} min" if minutes < 100 else f"{minutes / 60:,.1f} h"
-        tiles += [("total", total, f"{size:.1f} MB" if size < 1000 else f"{size / 1000:,.1f} GB")]
+        tiles += [("total", *_totals(report))]
     return tiles
+
+
+def _totals(report: Report) -> tuple[str, str]:
+    """Total length and size of the readable videos, with units."""
+    minutes, size = report.durations_s.sum() / 60, report.num_bytes / 1e6
+    return (
+        f"{minutes:.1f} min" if minutes < 100 else f"{minutes / 60:,.1f} h",
+        f"{size:.1f} MB" if size < 1000 else f"{size / 1000:,.1f} GB",
+    )
 
 
 def _sections(report: Report) -> list[tuple[str, Named]]:
@@ -271,8 +278,7 @@ def _headline(report: Report) -> str:
     return (
         f"{report.num_videos:,} videos: {report.num_ok:,} ok, {report.damaged.num_videos:,} "
         f"damaged, {report.bad.num_videos:,} bad; "
-        f"the ok and damaged ones have {report.num_frames:,} frames in "
-        f"{report.durations_s.sum() / 3600:.4g} h, {report.num_bytes / 1e9:.4g} GB"
+        f"readable (ok or damaged): {report.num_frames:,} frames, {', '.join(_totals(report))}"
     )
 
 
