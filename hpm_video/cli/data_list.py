@@ -4,7 +4,7 @@ import argparse
 from typing import get_args
 
 from hpm_video.cli.options import add_output, add_root
-from hpm_video.data.lists.shards import is_shards
+from hpm_video.data.lists.places import is_shards
 from hpm_video.data.prepare import listing
 from hpm_video.data.prepare.official import DATA_SETS
 from hpm_video.data.prepare.tree import Images

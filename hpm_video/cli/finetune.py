@@ -13,11 +13,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     file = find_recipe("finetune", arguments.config)
-    from hpm_video.cli.next_steps import say_end
     from hpm_video.train.admission import read_settings, read_videos
 
     # Reject mistakes before the slow import of PyTorch
     manifest = read_videos(read_settings(FinetuneConfig, file, arguments.settings))
+    from hpm_video.cli.next_steps import say_end
     from hpm_video.train.finetune import finetune
     from hpm_video.train.run.known_settings import load_finetune_config
 

@@ -90,7 +90,7 @@ def lists_or_stored(
     """The lists given with an option, else those in the checkpoint's settings."""
     if given:
         return list(given)
-    from hpm_video.data.lists.shards import list_exists
+    from hpm_video.data.lists.places import list_exists
 
     if not stored:
         raise ValueError(
@@ -205,12 +205,15 @@ def check_there(arguments: argparse.Namespace) -> None:
 
 def _is_there(argument: str, place: str) -> bool:
     """True if the list, video (or the video of a part), file or folder exists."""
-    from hpm_video.data.lists.shards import list_exists
-    from hpm_video.data.video.source import exists
-
     if argument in ("manifest", "train", "val"):
+        from hpm_video.data.lists.places import list_exists
+
         return list_exists(place)
-    return exists(file_of(place)) if argument in (_VIDEOS, "video") else os.path.exists(place)
+    if argument in (_VIDEOS, "video"):
+        from hpm_video.data.video.source import exists
+
+        return exists(file_of(place))
+    return os.path.exists(place)
 
 
 def is_setting(word: str) -> bool:

@@ -13,12 +13,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     file = find_recipe("pretrain", arguments.config)
-    from hpm_video.cli.next_steps import say_end
     from hpm_video.train.admission import read_settings, read_videos
 
     # Reject mistakes before the slow import of PyTorch
     config = read_settings(PretrainConfig, file, arguments.settings)
     manifest = read_videos(config)
+    from hpm_video.cli.next_steps import say_end
     from hpm_video.train.pretrain import pretrain
 
     if not pretrain(config, manifest=manifest):

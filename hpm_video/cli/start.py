@@ -136,8 +136,8 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _new_place(arguments: argparse.Namespace) -> Place:
     """The folder to write into. Raises ValueError if it holds anything else."""
+    from hpm_video.data.lists.places import is_shards, list_exists, list_stem
     from hpm_video.data.lists.rows import is_video_name
-    from hpm_video.data.lists.shards import is_shards, list_exists, list_stem
     from hpm_video.runtime.files import make_folder
 
     source, output = arguments.folder, arguments.output_dir

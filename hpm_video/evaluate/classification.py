@@ -12,7 +12,7 @@ from torch import Tensor
 from hpm_video.config import DataConfig, EvaluateConfig, LabelsConfig
 from hpm_video.config.values import StoredCheckpoint
 from hpm_video.data.lists.manifest import Manifest, check_fits_model, read_manifest
-from hpm_video.data.lists.shards import list_stem
+from hpm_video.data.lists.places import list_stem
 from hpm_video.data.loading.bad_videos import none_readable
 from hpm_video.data.loading.loader import view_loader
 from hpm_video.data.samples.views import ViewDataset

@@ -14,7 +14,7 @@ from hpm_video.config import DataConfig, EvaluateConfig
 from hpm_video.config.limits import at_least
 from hpm_video.data.lists.manifest import Manifest, read_manifest
 from hpm_video.data.lists.named_videos import list_of_videos
-from hpm_video.data.lists.shards import is_shards
+from hpm_video.data.lists.places import is_shards
 from hpm_video.data.prepare.tree import VideoTree
 from hpm_video.data.remote.urls import is_url
 from hpm_video.data.video.part import file_of

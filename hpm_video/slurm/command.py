@@ -19,7 +19,7 @@ from hpm_video.config import (
 )
 from hpm_video.config.recipe import find_recipe
 from hpm_video.config.settings import load_config
-from hpm_video.data.lists.shards import is_shards, list_exists, list_root
+from hpm_video.data.lists.places import is_shards, list_exists, list_root
 from hpm_video.slurm.options import check_line
 from hpm_video.slurm.sweep import combinations
 from hpm_video.weights.hub import OF_HUB

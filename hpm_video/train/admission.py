@@ -4,16 +4,17 @@ lists, and steps of more videos than a list has."""
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from hpm_video.config import FinetuneConfig, FinetuneDataConfig, PretrainConfig
 from hpm_video.config.schema import SettingFaults
 from hpm_video.config.settings import load_config
-from hpm_video.data.lists.manifest import Manifest, read_manifest
-from hpm_video.data.lists.shards import list_exists
-from hpm_video.data.loading.mixture import mixture_of
+from hpm_video.data.lists.places import list_exists
 from hpm_video.runtime.rendezvous import find_place
 from hpm_video.train.step_videos import step_videos
+
+if TYPE_CHECKING:
+    from hpm_video.data.lists.manifest import Manifest
 
 Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
 
@@ -39,9 +40,13 @@ def read_settings(schema: type[Config], path: str | Path | None, words: Sequence
     return config
 
 
-def read_videos(config: PretrainConfig | FinetuneConfig) -> Manifest:
+def read_videos(config: PretrainConfig | FinetuneConfig) -> "Manifest":
     """The list of a run's videos. Raises as `read_manifest` does, and ValueError if there are fewer
     videos than one step takes."""
+    # Imports NumPy, which faulty settings need not wait for
+    from hpm_video.data.lists.manifest import read_manifest  # noqa: PLC0415
+    from hpm_video.data.loading.mixture import mixture_of  # noqa: PLC0415
+
     data = config.data
     manifest = read_manifest(
         data.manifest,

@@ -29,15 +29,9 @@ from hpm_video.data.lists.faults import Faults
 from hpm_video.data.lists.frame_index import FrameIndex, find_frame_index, index_fault
 from hpm_video.data.lists.label_sets import LabelCells, LabelSets
 from hpm_video.data.lists.parts import check_is_inside, part_columns, part_of
+from hpm_video.data.lists.places import is_shards, list_root
 from hpm_video.data.lists.rows import first_few, read_videos, shown
-from hpm_video.data.lists.shards import (
-    index_tars,
-    is_shards,
-    list_root,
-    shard_note,
-    shard_rows,
-    tar_of,
-)
+from hpm_video.data.lists.shards import index_tars, shard_note, shard_rows, tar_of
 from hpm_video.data.lists.spelling import as_on_disk
 from hpm_video.data.remote.urls import is_url, joined, split_tar, system_of
 from hpm_video.data.video.limits import READING

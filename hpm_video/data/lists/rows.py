@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TextIO
 
 from hpm_video.data.lists.faults import Faults
-from hpm_video.data.lists.shards import is_shards, read_shards
+from hpm_video.data.lists.places import is_shards
+from hpm_video.data.lists.shards import read_shards
 from hpm_video.data.video.readers.frame_folder import IMAGE_SUFFIX, is_image_name
 from hpm_video.data.video.tar_listing import VIDEO_SUFFIX
 from hpm_video.runtime.files import printable

@@ -12,60 +12,22 @@ from functools import partial
 from pathlib import Path
 
 from hpm_video.data.lists.faults import Faults
+from hpm_video.data.lists.places import expanded, is_shards, list_root
 from hpm_video.data.remote.fetching import fetch_each
 from hpm_video.data.remote.tars import cached_index
-from hpm_video.data.remote.urls import folder_of, is_url, system_of, without_query
+from hpm_video.data.remote.urls import is_url, system_of, without_query
 from hpm_video.data.video.frames import NO_SUCH_FILE
 from hpm_video.data.video.limits import READING
-from hpm_video.data.video.source import IN_TAR
+from hpm_video.data.video.part import IN_TAR
 from hpm_video.data.video.tar_index import TarIndex, keep_index, kept_index
 from hpm_video.data.video.tar_listing import CLASS, Listing, list_tar
 from hpm_video.runtime.progress import Progress
 from hpm_video.runtime.workers import run_killable
 
-_SHARDS = re.compile(
-    r".*\.(tar|tgz|tbz2?|txz)(\.(gz|bz2|xz|zst|lz4|Z))?", re.IGNORECASE | re.DOTALL
-)
-_BRACES = re.compile(r"\{([^{}]*)\}")
-_RANGE = re.compile(r"(\d+)\.\.(\d+)")
 _LABEL = re.compile(r"cls|txt|json\..+")
 _MOST = 10**6  # tars per pattern
 _MOST_WORKERS = 8  # processes that list tars
 _MOST_S = 600.0  # per tar
-
-
-def is_shards(path: str | Path) -> bool:
-    """Whether a list's path is a tar, or a pattern for several."""
-    return _SHARDS.fullmatch(without_query(os.fspath(path))) is not None
-
-
-def list_root(path: str | Path, root: str | Path | None) -> str:
-    """The absolute folder or URL of a list's relative paths: ``root``, else the folder of the list.
-
-    For tars it is always their own folder.
-    """
-    if is_shards(path):
-        first = str(path).split("{")[0]
-        return folder_of(first) if is_url(path) else os.path.abspath(os.path.dirname(first))
-    if root is None and is_url(path):
-        return folder_of(str(path))
-    start = root if root is not None else Path(path).parent
-    return str(start) if is_url(start) else os.path.abspath(start)
-
-
-def list_exists(path: str | Path) -> bool:
-    """Whether a list, or the first tar of a pattern, exists; always true for URLs."""
-    if is_url(path):
-        return True
-    return (
-        os.path.exists(next(_expanded(os.fspath(path)))) if is_shards(path) else Path(path).exists()
-    )
-
-
-def list_stem(path: str | Path) -> str:
-    """The name of a list without its ending, and without the numbers of a tar pattern."""
-    stem = Path(path).stem
-    return (_BRACES.sub("", stem).strip("-_. ") or "shards") if is_shards(path) else stem
 
 
 def find_shards(path: str | Path) -> list[str]:
@@ -79,7 +41,7 @@ def find_shards(path: str | Path) -> list[str]:
         return [path]
     if path != without_query(path):
         raise ValueError(f"{path} must name tars without a query (what follows ?)")
-    tars = list(itertools.islice(_expanded(path), _MOST + 1))
+    tars = list(itertools.islice(expanded(path), _MOST + 1))
     if len(tars) > _MOST:
         raise ValueError(f"{path} must name at most {_MOST:,} tars")
     _check_none_missing(
@@ -93,25 +55,6 @@ def _check_none_missing(path: str, tars: list[str], missing: list[str]) -> None:
         of = f" ({len(missing)} of the {len(tars)} tars of {path} are missing)"
         star = "; name several as in shard-{0000..0123}.tar" * ("*" in path)
         raise FileNotFoundError(f"{missing[0]} does not exist{of * (len(tars) > 1)}{star}")
-
-
-def _expanded(pattern: str) -> Iterator[str]:
-    """The shell's brace expansion of {a,b} and {000..123}."""
-    match = _BRACES.search(pattern)
-    if match is None:
-        yield pattern
-        return
-    if span := _RANGE.fullmatch(match[1]):
-        first, last = map(int, span.groups())
-        width = max(map(len, span.groups())) if "0" in (span[1][0], span[2][0]) else 0
-        step = 1 if first <= last else -1
-        texts: Iterable[str] = (f"{n:0{width}}" for n in range(first, last + step, step))
-    elif "," in match[1]:
-        texts = match[1].split(",")
-    else:
-        raise ValueError(f"{pattern} must have ranges or commas in braces, as {{0000..0123}}")
-    for text in texts:
-        yield from _expanded(f"{pattern[: match.start()]}{text}{pattern[match.end() :]}")
 
 
 def read_shards(

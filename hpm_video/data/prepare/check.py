@@ -25,8 +25,8 @@ from hpm_video.data.lists.frame_index import (
     new_frame_index,
 )
 from hpm_video.data.lists.parts import part_columns, part_of
+from hpm_video.data.lists.places import is_shards, list_root
 from hpm_video.data.lists.rows import read_videos
-from hpm_video.data.lists.shards import is_shards, list_root
 from hpm_video.data.lists.spelling import as_on_disk
 from hpm_video.data.prepare.verdict import (
     BAD,

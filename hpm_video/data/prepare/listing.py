@@ -29,8 +29,9 @@ from hpm_video.data.lists.manifest import (
     write_manifest,
 )
 from hpm_video.data.lists.parts import check_is_inside, part_columns, part_of, seconds_of
+from hpm_video.data.lists.places import is_shards, list_root
 from hpm_video.data.lists.rows import INTEGER, first_few, read_rows, read_videos, shown
-from hpm_video.data.lists.shards import is_shards, list_root, read_shards, shard_note
+from hpm_video.data.lists.shards import read_shards, shard_note
 from hpm_video.data.lists.spelling import as_on_disk, same_name
 from hpm_video.data.prepare.official import DATA_SETS, FOLDS, Video
 from hpm_video.data.prepare.tree import Images, VideoTree

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from hpm_video.data.lists.manifest import write_manifest
+from hpm_video.data.lists.places import is_shards, list_root
 from hpm_video.data.lists.rows import read_rows
-from hpm_video.data.lists.shards import is_shards, list_root
 from hpm_video.data.prepare.listing import (
     list_folder,
     list_own,

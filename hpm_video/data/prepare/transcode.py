@@ -29,8 +29,8 @@ from hpm_video.data.lists.frame_index import (
 )
 from hpm_video.data.lists.manifest import write_manifest
 from hpm_video.data.lists.parts import part_columns, part_of
+from hpm_video.data.lists.places import list_root, list_stem
 from hpm_video.data.lists.rows import read_videos
-from hpm_video.data.lists.shards import list_root, list_stem
 from hpm_video.data.lists.spelling import as_on_disk
 from hpm_video.data.prepare.check import Rows, check_settings, failure_reason, verdict_columns
 from hpm_video.data.prepare.encode import Encoding

@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+IN_TAR = re.compile(r"\.tar/", re.IGNORECASE)  # precedes the name of a member
+
 _CALLED = re.compile(r"(.+)#(t|frame)=([\d.e+-]+),([\d.e+-]+)", re.DOTALL)
 _LIKE = re.compile(r"(.+)#(?:t|frame)=[^/]*", re.DOTALL)  # looks like the name of a part
 

@@ -6,14 +6,12 @@ in the tar. All access to videos goes through this module.
 
 import io
 import os
-import re
 import stat
 from dataclasses import dataclass
 from typing import BinaryIO
 
+from hpm_video.data.video.part import IN_TAR
 from hpm_video.data.video.tar_index import find_index
-
-IN_TAR = re.compile(r"\.tar/", re.IGNORECASE)  # precedes the name of a member
 
 
 @dataclass(frozen=True)
