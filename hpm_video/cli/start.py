@@ -44,22 +44,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("folder", metavar="FOLDER", help=text)
     add_output_dir(parser, "a new folder for lists, settings and runs (default: hpm_NAME)")
-    text = "a folder or list to judge on (default: a val or test folder, else --held-out)"
+    text = "folder or list to evaluate on (default: a val or test folder, else --held-out)"
     parser.add_argument("--val", metavar="FOLDER", help=text)
-    text = "share of each class to judge on where nothing is set apart (default %(default)s)"
+    text = "share of each class to hold out if there are no val videos (default %(default)s)"
     parser.add_argument("--held-out", type=float, default=0.2, metavar="SHARE", help=text)
-    text = "folders are no classes: only pre-train"
+    text = "the folders are not classes: only pre-train"
     parser.add_argument("--no-labels", dest="labels", action="store_false", help=text)
     text = (
-        "images are frames, where each folder of numbered ones is a video, or stills, each a video "
-        "of its own"
+        "images in FOLDER; frames: each folder of numbered images is a video; stills: each image "
+        "is a video"
     )
     parser.add_argument("--images", choices=("frames", "stills"), help=text)
-    text = "most hours of each training; takes fewer epochs where more would not fit (default 12)"
+    text = "limit of each training in hours; cuts epochs that would exceed it (default 12)"
     parser.add_argument("--hours", type=float, default=12.0, metavar="H", help=text)
-    text = "decode all of every video in the check, not only head, tail and places between"
+    text = "decode every video completely in the check, instead of some places of it"
     parser.add_argument("--full-check", action="store_true", help=text)
-    add_root(parser, "where relative paths of a list start")
+    add_root(parser, "folder where relative paths of a list start")
     add_device(parser)
 
 
