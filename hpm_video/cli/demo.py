@@ -17,9 +17,8 @@ from typing import TYPE_CHECKING, Any
 from hpm_video.cli.options import add_device, add_numbers, add_output_dir
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from hpm_video.config.values import Device
+    from hpm_video.runtime.plots import Plot
     from hpm_video.visualize import Result
 
 SIZE = 64  # pixels
@@ -218,7 +217,7 @@ def write_page(
     """Write index.html: figures, curves and pictures, with links to the viewer's pages in
     ``pictures`` within the same folder, and to whatever else of `_LINKS` is there."""
     from hpm_video.runtime.files import write_atomically
-    from hpm_video.runtime.pages import address, page, png
+    from hpm_video.runtime.pages import address, page
 
     pictures = [
         (
@@ -235,33 +234,33 @@ def write_page(
         title="hpm_video demo",
         minutes=minutes,
         rows=rows,
-        curves=png(_curves(runs)),
+        curves=_curves(runs),
         pictures=pictures,
         links=[link for link in _LINKS if (folder / link[0]).is_file()],
     )
     write_atomically(folder / "index.html", [text])
 
 
-def _curves(runs: Mapping[str, Path]) -> Figure:
+def _curves(runs: Mapping[str, Path]) -> list[Plot | None]:
     """Losses and rank accuracy of the pre-training, losses of the two fine-tunings."""
-    from matplotlib.figure import Figure
-
+    from hpm_video.runtime.plots import Line, curves
     from hpm_video.train.run.logs import read_records
 
-    figure = Figure(figsize=(11, 3), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
-    records = read_records(runs["pretrain"])
-    epochs = [record["epoch"] for record in records]
-    left.plot(epochs, [record["reconstruction_loss"] for record in records])
-    left.set(title="pre-training: reconstruction loss", xlabel="epoch", yscale="log")
-    middle.plot(epochs, [record["rank_accuracy"] for record in records], label="rank accuracy")
-    middle.plot(epochs, [record["hard_ratio"] for record in records], label="hard ratio")
-    middle.axhline(0.5, color="grey", linewidth=0.5)
-    middle.set(title="pre-training: what it knows of its loss", xlabel="epoch", ylim=(0, 1))
-    middle.legend()
-    for name, label in (("finetune", "from the pre-training"), ("scratch", "from scratch")):
-        records = [record for record in read_records(runs[name]) if "loss" in record]
-        right.plot([r["epoch"] for r in records], [r["loss"] for r in records], label=label)
-    right.set(title="fine-tuning: loss", xlabel="epoch")
-    right.legend()
-    return figure
+    def line(label: str, run: str, key: str) -> Line:
+        records = [record for record in read_records(runs[run]) if key in record]
+        return Line(label, [r["epoch"] for r in records], [r[key] for r in records])
+
+    loss = [line("reconstruction loss", "pretrain", "reconstruction_loss")]
+    known = [
+        line("rank accuracy", "pretrain", "rank_accuracy"),
+        line("hard ratio", "pretrain", "hard_ratio"),
+    ]
+    tuned = [
+        line("from the pre-training", "finetune", "loss"),
+        line("from scratch", "scratch", "loss"),
+    ]
+    return [
+        curves(loss, title="Pre-training: reconstruction loss", x_name="epoch", is_log=True),
+        curves(known, title="Pre-training:", x_name="epoch", low=0.0, high=1.0),
+        curves(tuned, title="Fine-tuning loss:", x_name="epoch", low=0.0),
+    ]

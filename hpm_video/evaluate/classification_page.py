@@ -1,5 +1,6 @@
 """The page and CSV tables of an evaluation, with what the classifier confuses."""
 
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
-from matplotlib.figure import Figure
+from PIL import Image
 from torchvision.transforms.v2 import functional
 
 from hpm_video.data.loading.batches import read_guarded
@@ -24,7 +25,7 @@ from hpm_video.evaluate.several_labels_page import (
     write_class_table,
 )
 from hpm_video.runtime.files import write_atomically, write_csv
-from hpm_video.runtime.pages import jpeg_bytes, page, png
+from hpm_video.runtime.pages import address, jpeg_bytes, page
 
 MAX_CELLS = 30  # maximum classes for a written matrix; larger ones are drawn as a picture
 MAX_WORST = 20  # wrong clips shown
@@ -35,6 +36,7 @@ _MAX_PAIRS = 50  # pairs of classes listed
 _MAX_BAD = 2000  # unreadable videos on the page; the CSV has all of them
 _STRIP_FRAMES = 8
 _STRIP_HEIGHT = 96  # pixels
+_CELL = (42, 147, 166, 0)  # RGBA, readable on the light and on the dark page
 
 
 @dataclass(frozen=True)
@@ -198,7 +200,7 @@ def evaluation_page(result: Evaluation, strips: Mapping[int, bytes | str]) -> st
         "evaluation.html",
         **heading(result),
         **_first_words(result, confusion),
-        picture=png(_matrix_figure(shares), dpi=100) if is_large else None,
+        picture=address(matrix_picture(shares), "png") if is_large else None,
         num_classes=result.num_classes,
         columns=[*map(named, rows), *["unreadable"] * (len(columns) - len(rows))],
         matrix_rows=[
@@ -273,18 +275,15 @@ def _clip(result: Evaluation, index: int, strip: bytes | str) -> dict[str, objec
     return clip_shown(result.paths[index], [words], strip)
 
 
-def _matrix_figure(shares: npt.NDArray[np.float64]) -> Figure:
-    """Draw the matrix with square cells of whole pixels, at 100 dots per inch."""
-    rows, columns = shares.shape
-    side, margin = max(2, 800 // rows), 60  # pixels: of a cell, and for the labels
-    width, height = columns * side + 2 * margin, rows * side + 2 * margin
-    drawn = Figure(figsize=(width / 100, height / 100), dpi=100)
-    box = (margin / width, margin / height, columns * side / width, rows * side / height)
-    axes = drawn.add_axes(box)
+def matrix_picture(shares: npt.NDArray[np.float64]) -> bytes:
+    """PNG of the matrix: one colour on any background, with square cells of whole pixels."""
     # The square root keeps rare confusions visible
-    axes.imshow(shares**0.5, cmap="Blues", vmin=0, vmax=1, interpolation="nearest")
-    axes.set(xlabel="called", ylabel="class")
-    return drawn
+    pixels = np.full((*shares.shape, 4), _CELL, np.uint8)
+    pixels[..., 3] = np.round(255 * shares**0.5)
+    side = max(2, 800 // len(shares))
+    file = io.BytesIO()
+    Image.fromarray(pixels.repeat(side, 0).repeat(side, 1)).save(file, format="png")
+    return file.getvalue()
 
 
 def frame_strip(path: str) -> bytes:

@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 from PIL import Image
 
 from hpm_video.runtime.files import printable
@@ -88,13 +87,6 @@ def jpeg_bytes(pixels: Frames, *, quality: int) -> bytes:
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, format="jpeg", quality=quality)
     return file.getvalue()
-
-
-def png(drawn: Figure, *, dpi: int = 110) -> Markup:
-    """The address of a figure."""
-    file = io.BytesIO()
-    drawn.savefig(file, format="png", dpi=dpi)
-    return address(file.getvalue(), "png")
 
 
 def packed(values: npt.NDArray[np.generic]) -> str:

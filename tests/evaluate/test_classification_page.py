@@ -20,6 +20,7 @@ from hpm_video.evaluate.classification_page import (
     ends,
     evaluation_page,
     frame_strip,
+    matrix_picture,
     most_confused,
     worst,
     worst_first,
@@ -128,6 +129,15 @@ def test_of_many_classes_those_that_are_confused_are_written_out() -> None:
     assert most_confused(confusion, 4) == [2, 7, 9, 30]
     assert most_confused(confusion, 5) == [2, 7, 9, 30]
     assert most_confused(confusion, 6) == [2, 4, 5, 7, 9, 30]
+
+
+def test_the_picture_of_a_large_matrix_is_as_opaque_as_cells_are_large() -> None:
+    shares = np.zeros((40, 41))
+    shares[1, 2], shares[3, 40] = 1.0, 0.25
+    picture = Image.open(io.BytesIO(matrix_picture(shares)))
+    opacity = np.asarray(picture)[10::20, 10::20, 3]  # in the middle of cells of 20 pixels
+    assert (opacity[1, 2], opacity[3, 40]) == (255, 128)  # the root of a share
+    assert opacity.shape == (40, 41) and np.count_nonzero(opacity) == 2
 
 
 def test_nothing_in_a_name_is_markup(tmp_path: Path) -> None:

@@ -18,11 +18,16 @@ ROOT = Path(hpm_video.__file__).parent
 
 def test_values_are_escaped_and_on_one_line() -> None:
     nasty = "<b>{{ title }}</b>\n\udcff&'\""
-    values = {"minutes": 1.0, "rows": [(nasty, 1, None)], "curves": nasty, "pictures": {}}
+    values = {
+        "minutes": 1.0,
+        "rows": [(nasty, 1, None)],
+        "curves": [],
+        "pictures": [(nasty, "", "")],
+    }
     text = page("hpm_video.cli", "demo.html", title=nasty, **values)
     text.encode()  # is valid Unicode
     escaped = "&lt;b&gt;{{ title }}&lt;/b&gt;\\n\\udcff&amp;&#39;&#34;"
-    assert text.count(escaped) == 4 and "<b>{{" not in text
+    assert text.count(escaped) == 5 and "<b>{{" not in text
     assert f"<dt>{escaped}</dt><dd><b>1</b><small>None</small></dd>" in text
 
 
@@ -56,7 +61,7 @@ def test_pages_say_short_names() -> None:
 
 
 def test_no_value_may_say_that_it_is_html() -> None:
-    values = {"minutes": 1.0, "rows": [(_SaysItIsHtml(), 1, 2)], "curves": "", "pictures": {}}
+    values = {"minutes": 1.0, "rows": [(_SaysItIsHtml(), 1, 2)], "curves": [], "pictures": {}}
     text = page("hpm_video.cli", "demo.html", title="a", **values)
     assert "<dt>3</dt>" in text and "onerror" not in text
 
@@ -111,7 +116,7 @@ def test_scripts_make_no_markup_of_texts() -> None:
 @pytest.mark.browser
 def test_a_browser_runs_nothing_that_was_put_into_a_page(browser: Any, tmp_path: Path) -> None:
     """Where a value had found its way around the escaping."""
-    text = page("hpm_video.cli", "demo.html", title="a", minutes=1, rows=[], curves="", pictures=[])
+    text = page("hpm_video.cli", "demo.html", title="a", minutes=1, rows=[], curves=[], pictures=[])
     bad = (
         "<script>document.title = 'script'</script><style>h1 { display: none }</style>"
         '<img src="x" onerror="document.title = \'handler\'">'
