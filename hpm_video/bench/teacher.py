@@ -18,7 +18,7 @@ from hpm_video.bench.timing import median_seconds
 from hpm_video.config import DataConfig, MaskingConfig
 from hpm_video.config.limits import at_least
 from hpm_video.config.values import MaskSource, View
-from hpm_video.data.lists.manifest import Manifest, read_manifest
+from hpm_video.data.lists.manifest import Manifest, check_some_exist, read_manifest
 from hpm_video.data.loading.loader import to_clips, view_loader
 from hpm_video.data.samples.views import ViewDataset
 from hpm_video.evaluate.mining_quality import hardest_tokens, measured_loss, source_scores
@@ -87,6 +87,7 @@ def bench_teacher(
         at_least(f"--{name}", value, 1)
     place = pick_device(device, setting="--device")
     videos = read_manifest(manifest, root=root, labels=False)
+    check_some_exist(videos, option="--root ")
     if num_clips > len(videos):
         raise ValueError(f"--clips ({num_clips}) must be at most the {len(videos)} videos listed")
     for checkpoint in checkpoints:

@@ -11,7 +11,12 @@ from torch import Tensor
 
 from hpm_video.config import DataConfig, EvaluateConfig, LabelsConfig
 from hpm_video.config.values import StoredCheckpoint
-from hpm_video.data.lists.manifest import Manifest, check_fits_model, read_manifest
+from hpm_video.data.lists.manifest import (
+    Manifest,
+    check_fits_model,
+    check_some_exist,
+    read_manifest,
+)
 from hpm_video.data.lists.places import list_stem
 from hpm_video.data.loading.bad_videos import none_readable
 from hpm_video.data.loading.loader import view_loader
@@ -45,6 +50,7 @@ def evaluate_classifier(
 ) -> Evaluation | SeveralLabels:
     """Run `score_videos` on a manifest labelled with the model's classes."""
     assert model.several_labels == (manifest.label_sets is not None)
+    check_some_exist(manifest)
     check_fits_model(manifest, model.num_classes)
     return score_videos(model, manifest, data, config, world)
 

@@ -15,7 +15,7 @@ from torch.utils.data import Subset
 
 from hpm_video.config import ClipConfig, DataConfig, FeaturesConfig, FrozenEncoderConfig
 from hpm_video.config.limits import at_least
-from hpm_video.data.lists.manifest import Manifest, read_manifest, write_manifest
+from hpm_video.data.lists.manifest import Manifest, check_some_exist, read_manifest, write_manifest
 from hpm_video.data.loading.bad_videos import none_readable
 from hpm_video.data.loading.loader import to_clips, view_loader
 from hpm_video.data.loading.windows import GuardedWindows, WindowReader, WindowSettings
@@ -84,6 +84,7 @@ def list_features(
     """
     output = _output_file(output, "features")
     manifest = read_manifest(list(manifests), root=config.root, several=config.labels)
+    check_some_exist(manifest)
     with join_world(config.device, setting="device") as world:
         config = _with_precision(config, world)
         loaded = _load(checkpoint, config.clip, config, world)
@@ -174,6 +175,7 @@ def sliding_list_features(
     if index_file.is_file() and not index_file.read_bytes().startswith(",".join(_INDEX).encode()):
         raise ValueError(f"output ({folder}) must be another folder: its index.csv is not of ours")
     manifest = read_manifest(list(manifests), root=config.root, several=config.labels)
+    check_some_exist(manifest)
     # The list index keeps videos of the same name apart
     files = [f"{i:06d}_{_stem_of(manifest.name(i))}.npz" for i in range(len(manifest))]
     with join_world(config.device, setting="device") as world:

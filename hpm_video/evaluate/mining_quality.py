@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hpm_video.config.values import MaskSource
-from hpm_video.data.lists.manifest import read_manifest
+from hpm_video.data.lists.manifest import check_some_exist, read_manifest
 from hpm_video.data.loading.bad_videos import none_readable
 from hpm_video.data.loading.clip import read_clip, read_codec_scores
 from hpm_video.data.prepare.toy import object_mask, read_positions
@@ -207,6 +207,7 @@ def measure_videos(
     """
     pretrained = load_pretrained(checkpoint)
     manifest = read_manifest(list(manifests), root=root, labels=False)
+    check_some_exist(manifest)
     folder = Path(manifests[0]).parent
     places, side = {}, 0
     if len(manifests) == 1 and (folder / "positions.csv").is_file():

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from hpm_video.config import DataConfig, EvaluateConfig
 from hpm_video.config.limits import at_least
-from hpm_video.data.lists.manifest import Manifest, read_manifest
+from hpm_video.data.lists.manifest import Manifest, check_some_exist, read_manifest
 from hpm_video.data.lists.named_videos import list_of_videos
 from hpm_video.data.lists.places import is_shards
 from hpm_video.data.prepare.tree import VideoTree
@@ -113,7 +113,9 @@ def videos_of(
     if places and manifests:
         raise ValueError(f"--manifest ({manifests[0]}) must come without VIDEO ({places[0]})")
     if manifests:
-        return read_manifest(list(manifests), root=root, labels=False)
+        manifest = read_manifest(list(manifests), root=root, labels=False)
+        check_some_exist(manifest)
+        return manifest
     if not places:
         raise ValueError(
             "VIDEO (none) must name at least one file or folder, unless --manifest names a list"

@@ -27,6 +27,7 @@ from hpm_video.config.values import Precision
 from hpm_video.data.lists.manifest import (
     Manifest,
     check_labels,
+    check_some_exist,
     label_notes,
     read_manifest,
     require_labels,
@@ -208,12 +209,15 @@ def read_probe_lists(
     *,
     root: str | None,
     names: tuple[str, str],
+    root_option: str = "root=",
     labels: LabelsConfig | None = None,
 ) -> ProbeLists:
-    """Read both lists; the first one defines the classes. ``names``: of the two lists in messages.
+    """Read both lists; the first one defines the classes. ``names``: of the two lists in messages,
+    as ``root_option``.
     ``labels``: label format of multi-label lists.
 
-    Raises ValueError for a video without a label, or with one that the first list lacks.
+    Raises ValueError for a video without a label, or with one that the first list lacks, and for
+    videos that do not exist.
     """
     learnt = read_manifest(list(train), root=root, several=labels)
     num_classes = require_labels(learnt, name=names[0], lists=train)
@@ -225,6 +229,7 @@ def read_probe_lists(
         several=labels,
     )
     for manifest, name in ((learnt, names[0]), (judged, names[1])):
+        check_some_exist(manifest, option=root_option)
         check_labels(manifest, num_classes, classes_of=names[0], place=f" in {name}")
     warnings = [*learnt.notes, *label_notes(learnt), *judged.notes]
     if (overlap := find_shared(learnt, judged)).num_shared:

@@ -41,10 +41,10 @@ def read_settings(schema: type[Config], path: str | Path | None, words: Sequence
 
 
 def read_videos(config: PretrainConfig | FinetuneConfig) -> "Manifest":
-    """The list of a run's videos. Raises as `read_manifest` does, and ValueError if there are fewer
-    videos than one step takes."""
+    """The list of a run's videos. Raises as `read_manifest` does, and ValueError if its videos do
+    not exist or are fewer than one step takes."""
     # Imports NumPy, which faulty settings need not wait for
-    from hpm_video.data.lists.manifest import read_manifest  # noqa: PLC0415
+    from hpm_video.data.lists.manifest import check_some_exist, read_manifest  # noqa: PLC0415
     from hpm_video.data.loading.mixture import mixture_of  # noqa: PLC0415
 
     data = config.data
@@ -55,6 +55,7 @@ def read_videos(config: PretrainConfig | FinetuneConfig) -> "Manifest":
         max_damage=data.max_damage,
         several=data.labels if isinstance(data, FinetuneDataConfig) else None,
     )
+    check_some_exist(manifest, option="data.root=")
     num_videos = mixture_of(manifest, data.weights).num_videos
     step_videos(data, config.optim, num_videos=num_videos, num_processes=find_place().size)
     return manifest

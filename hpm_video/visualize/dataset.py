@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from hpm_video.data.lists.manifest import read_manifest
+from hpm_video.data.lists.manifest import check_some_exist, read_manifest
 from hpm_video.data.loading.bad_videos import none_readable
 from hpm_video.evaluate.pretrained import load_pretrained
 from hpm_video.runtime import files
@@ -60,6 +60,7 @@ def visualize_list(
     for name, columns in TABLES.items():
         files.check_is_ours(folder / name, columns=columns, name="output_dir")
     manifest = read_manifest([str(path) for path in manifests], root=root, labels=not no_labels)
+    check_some_exist(manifest, option="--root ")
     with join_world(device, setting="--device") as world:
         pretrained = load_pretrained(checkpoint, device=world.device)
         if world.is_main:

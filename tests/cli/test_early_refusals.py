@@ -41,6 +41,7 @@ def _refused(lines: list[str]) -> list[tuple[int, str, bool]]:
 def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
     bad_list, run = tmp_path / "bad.csv", f"run.output_dir={tmp_path / 'run'}"
     bad_list.write_text("path,num_frames\na.mp4,many\n")
+    (gone := tmp_path / "gone.csv").write_text("".join(f"{k}.mp4 0\n" for k in range(1000)))
     (tmp_path / "empty").mkdir()
     expected = {
         "pretran": "'pretran' is unknown: did you mean pretrain?",
@@ -57,6 +58,8 @@ def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
         f"pretrain own_videos run.device=cdua data.manifest={toy} {run}": "run.device=cuda would",
         f"pretrain own_videos data.manifest={bad_list} {run}": "num_frames (many) must be",
         f"finetune own_videos data.manifest={bad_list} {run}": "num_frames (many) must be",
+        f"pretrain own_videos data.manifest={gone} {run}": "none of 20 looked for does, the first",
+        f"finetune own_videos data.manifest={gone} {run}": "add data.root=DIR, with the folder",
         f"pretrain own_videos data.manifest={toy} optim.total_batch=4096 {run}": "videos per step",
         f"finetune own_videos data.manifest={toy} optim.total_batch=4096 {run}": "videos per step",
         f"finetune own_videos data.manifest={toy} model.init=/no/run {run}": "model.init (/no/run)",

@@ -1,5 +1,6 @@
 import os
 import pickle
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from hpm_video.data.lists.manifest import (
     COLUMNS,
     Manifest,
     check_labels,
+    check_some_exist,
     read_manifest,
     write_manifest,
 )
@@ -477,3 +479,38 @@ def test_labels_that_a_model_does_not_have(tmp_path: Path, labels: list[int], sa
     rows = "".join(f"{name}.mp4,{label}\n" for name, label in zip("abcd", labels, strict=True))
     with pytest.raises(ValueError, match=said):
         check_labels(read_manifest(_list(tmp_path, rows)), 2)
+
+
+def test_lists_under_a_wrong_root_are_refused_with_the_right_one(tmp_path: Path) -> None:
+    (tmp_path / "lists").mkdir()
+    (tmp_path / "videos").mkdir()
+    names = [f"{k}.mp4" for k in range(45)]
+    listed = _list(tmp_path / "lists", "".join(f"{name} 0\n" for name in names))
+    absolute = _list(tmp_path, "/no/a.mp4 0\n", name="absolute.csv")
+
+    def fault() -> str:
+        with pytest.raises(ValueError) as caught:
+            check_some_exist(read_manifest([listed, absolute]), option="data.root=")
+        return str(caught.value)
+
+    here, there = fault().split("; list ")  # all faults at once
+    assert here == (
+        f"list ({listed}) must name videos that exist: none of 15 looked for does, the first "
+        f"{listed.parent / '0.mp4'}; add data.root=DIR, with the folder that contains 0.mp4"
+    )
+    assert there.startswith(f"({absolute})") and there.endswith("hpm-video data list")
+    (tmp_path / "videos" / "42.mp4").touch()  # every third is looked for
+    assert f"data.root={tmp_path / 'videos'} would do" in fault()
+    manifest = read_manifest(listed, root=str(tmp_path / "videos"))
+    check_some_exist(manifest)
+    (tmp_path / "videos" / "42.mp4").rename(tmp_path / "videos" / "41.mp4")
+    with pytest.raises(ValueError, match="root=DIR"):
+        check_some_exist(manifest)
+
+
+def test_what_is_not_looked_for_is_not_missing(tmp_path: Path) -> None:
+    remote = _list(tmp_path, "memory://bucket/a.mp4 0\nmemory://bucket/b.mp4 1\n")
+    check_some_exist(read_manifest(remote))
+    with tarfile.open(tmp_path / "videos.tar", "w") as tar:
+        tar.add(remote, "a.mp4")
+    check_some_exist(read_manifest(_list(tmp_path, "videos.tar/a.mp4 0\n", name="tar.csv")))

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,8 @@ from hpm_video.runtime.workers import run_killable
 _NUM_ASKED = 8  # videos whose number of frames is checked in their files
 _MOST_ASKED_S = 10.0  # per video
 _MOST_READ = 2**26  # bytes of a file read for this check
+_LOOKED_FOR = 20  # videos of a list, to see whether its root is right
+_MOST_FOLDERS = 100  # of each folder in which the right root is looked for
 _MOST_OF_A_FRAME = 2**22  # bytes, even for uncompressed video
 _UNLABELLED = (
     "must have labels: has none in a column label, nor in columns of 0 and 1 that labels.columns "
@@ -528,6 +531,55 @@ def _with_several_labels(manifest: Manifest) -> list[str]:
     same, labels = np.diff(hashes[order]) == 0, manifest.labels[order]
     wrong = order[1:][same & (np.diff(labels) != 0)].tolist()
     return list(dict.fromkeys(manifest.path(index) for index in wrong))
+
+
+def check_some_exist(manifest: Manifest, *, option: str = "root=") -> None:
+    """Raises ValueError if none of a few videos of a list exists, for example under a wrong root.
+
+    Looks for `_LOOKED_FOR` videos at most, spread over each list; not at URLs. ``option``: how a
+    user sets the root.
+    """
+    faults = []
+    start = 0
+    for block, (names, root) in enumerate(zip(manifest.names, manifest.roots, strict=True)):
+        rows = range(0, len(names), -(-len(names) // _LOOKED_FOR))
+        files = [manifest.file(start + row) for row in rows]
+        start += len(names)
+        if not all(map(_is_missing, files)):
+            continue
+        first = names[0]
+        if os.path.isabs(first):
+            way = "correct the paths, or make a new list with hpm-video data list"
+        elif found := _root_of([names[row] for row in rows], root):
+            way = f"{option}{found} would do"
+        else:
+            way = f"add {option}DIR, with the folder that contains {first}"
+        faults.append(
+            f"list ({manifest.lists[block]}) must name videos that exist: none of {len(files)} "
+            f"looked for does, the first {files[0]}; {way}"
+        )
+    if faults:
+        raise ValueError("; ".join(faults))
+
+
+def _is_missing(file: str) -> bool:
+    try:
+        os.stat(file)
+    except FileNotFoundError:
+        return not is_url(file)
+    except (OSError, ValueError):  # for example a member of a tar
+        return False
+    return False
+
+
+def _root_of(names: Sequence[str], root: str) -> str | None:
+    """A folder that contains one of these files, above or beside a root or the working folder."""
+    near = [Path.cwd(), Path(root), Path(root).parent]
+    inside = (islice(folder.glob("*/"), _MOST_FOLDERS) for folder in near)
+    for folder in chain(near, Path(root).parents, *inside):
+        if any(os.path.exists(as_on_disk(str(folder), name)) for name in names):
+            return str(folder)
+    return None
 
 
 def check_labels(

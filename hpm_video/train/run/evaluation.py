@@ -10,7 +10,12 @@ import numpy as np
 
 from hpm_video.config import EvaluateConfig, FinetuneConfig
 from hpm_video.config.values import BestBy
-from hpm_video.data.lists.manifest import Manifest, check_fits_model, read_manifest
+from hpm_video.data.lists.manifest import (
+    Manifest,
+    check_fits_model,
+    check_some_exist,
+    read_manifest,
+)
 from hpm_video.data.lists.overlap import find_shared
 from hpm_video.evaluate.classification import evaluate_classifier
 from hpm_video.evaluate.predictions import Evaluation, SeveralLabels, best_thresholds
@@ -49,6 +54,7 @@ class RunEvaluation:
                 numbers_only=manifest.classes is None,
                 several=data.labels,
             )
+            check_some_exist(self._videos, option="data.root=")
             check_fits_model(self._videos, num_classes)
             self.warnings = self._videos.notes
             if world.is_main and (overlap := find_shared(manifest, self._videos)).num_shared:

@@ -35,6 +35,7 @@ class RunProbe:
             settings.val_manifest,
             root=config.data.root,
             names=("probe.train_manifest", "probe.val_manifest"),
+            root_option="data.root=",
             labels=settings.labels,
         )
         check_probe(self._lists, settings.kinds, settings, grid=encoder.grid, width=encoder.width)
