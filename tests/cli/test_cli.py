@@ -497,3 +497,25 @@ def test_a_mistake_from_a_shell_is_exit_code_2(tmp_path: Path) -> None:
         f"hpm-video pretrain: config ({tmp_path / 'nowhere.yaml'}) does not exist, neither"
     )
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "module", ["argparse", "hpm_video.cli.terminal", "hpm_video.cli.pretrain", "omegaconf", "numpy"]
+)
+def test_an_interrupt_while_modules_are_imported_is_one_line(toy: Path, module: str) -> None:
+    program = """
+import signal, sys
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == sys.argv[1]:
+            sys.meta_path.remove(self)
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from hpm_video.cli.main import main
+sys.exit(main(sys.argv[2:]))
+"""
+    words = ["pretrain", "own_videos", f"data.manifest={toy}", "run.output_dir=/proc/no"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, module, *words], check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (1, "hpm-video pretrain: interrupted\n")
