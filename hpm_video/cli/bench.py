@@ -237,20 +237,22 @@ def run(arguments: Namespace) -> int:
     """Run the chosen benchmark, print its report, and write it as JSON."""
     if arguments.bench == "ablation":  # writes a folder of results instead of one report
         return bench_ablation.run(arguments)
-    import torch
-
-    from hpm_video.bench.report import check_json_path, publish
     from hpm_video.config.limits import at_least
 
     asked = {key: value for key, value in vars(arguments).items() if key not in ("job", "bench")}
     json_path, threads = asked.pop("json"), asked.pop("threads", None)
-    check_json_path(json_path)
     if threads is not None:
         at_least("--threads", threads, 1)
-        torch.set_num_threads(threads)
     if "settings" in asked:
         words = [*asked.pop("recipe", ()), *asked.pop("settings")]
         asked["config"] = bench_options.config_from(words)
+    import torch  # after mistakes in settings are rejected
+
+    from hpm_video.bench.report import check_json_path, publish
+
+    check_json_path(json_path)
+    if threads is not None:
+        torch.set_num_threads(threads)
     name = arguments.bench
     bench = getattr(import_module(f"hpm_video.bench.{name}"), f"bench_{name}")
     publish(bench(**asked), json_path)

@@ -53,16 +53,19 @@ def run(arguments: argparse.Namespace) -> int:
     if not (arguments.trains or arguments.quick):
         if seed is not None:
             raise ValueError(f"--seed ({seed}) must come with --train")
-        return _show(Path(arguments.output_dir or "outputs/demo") / "clip", device=device)
+        return _show(Path(arguments.output_dir or "outputs/demo"), device=device)
     name = f"demo{'_quick' if arguments.quick else ''}{f'_seed{seed}' if seed else ''}"
     folder = Path(arguments.output_dir or f"outputs/{name}")
     return _train(folder, quick=arguments.quick, seed=seed or 0, device=device)
 
 
 def _show(folder: Path, *, device: Device) -> int:
-    from hpm_video.cli.demo_clip import open_page, show_clip
+    from hpm_video.runtime.files import make_folder, not_left_empty
 
-    page = show_clip(folder, device=device)
+    with not_left_empty(make_folder(folder, name="output_dir")):
+        from hpm_video.cli.demo_clip import open_page, show_clip
+
+        page = show_clip(folder / "clip", device=device)
     print("A small model trained on toy videos, and a clip it has never seen. The page shows which")
     print("parts it expects to be hard to reconstruct, and which ones are.")
     print("next:")
@@ -130,8 +133,15 @@ def demo(
 
     Returns rows of (what, figure, what chance or the comparison gives).
     """
-    from hpm_video.config import EvaluateConfig, EvaluationConfig, FinetuneConfig, PretrainConfig
     from hpm_video.config.limits import between
+    from hpm_video.runtime.files import check_is_ours, make_folder, not_left_empty
+
+    # Reject mistakes before the slow import of PyTorch
+    folder, scale = Path(output_dir), QUICK if quick else FULL
+    between("--seed", seed, 0, 2**63 - 1)
+    make_folder(folder, name="output_dir")
+    check_is_ours(folder / "index.html", name="output_dir")
+    from hpm_video.config import EvaluateConfig, EvaluationConfig, FinetuneConfig, PretrainConfig
     from hpm_video.config.recipe import find_named
     from hpm_video.config.settings import load_config
     from hpm_video.data.lists.manifest import read_manifest
@@ -139,19 +149,15 @@ def demo(
     from hpm_video.evaluate.classification import evaluate
     from hpm_video.evaluate.mining_quality import measure_videos
     from hpm_video.runtime.distributed import pick_device
-    from hpm_video.runtime.files import check_is_ours
     from hpm_video.train.finetune import finetune
     from hpm_video.train.pretrain import pretrain
     from hpm_video.visualize import visualize
     from hpm_video.visualize.training import visualize_training
     from hpm_video.weights.checkpoint import find_checkpoint
 
-    folder, scale = Path(output_dir), QUICK if quick else FULL
     begin = Stages()
-    check_is_ours(folder / "index.html", name="output_dir")
-    # Or refuse, before any video is made
-    pick_device(device, setting="--device")
-    between("--seed", seed, 0, 2**63 - 1)
+    with not_left_empty(folder):  # or refuse, before any video is made
+        pick_device(device, setting="--device")
     begin("toy videos: 8 classes that differ in motion only")
     videos = folder / "videos"
     toy: dict[str, Any] = {"size": SIZE, "num_frames": NUM_FRAMES, "num_workers": 2}

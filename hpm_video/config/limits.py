@@ -23,3 +23,12 @@ def below_one(name: str, value: float | None) -> None:
 def between(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise ValueError(f"{name} ({value}) must be in [{low}, {high}]")
+
+
+def multiple(name: str, value: int, of_name: str, of: int) -> None:
+    """The message proposes the nearest multiple."""
+    if value % of:
+        nearest = max(1, round(value / of)) * of
+        raise ValueError(
+            f"{name} ({value}) must be a multiple of {of_name} ({of}): {name}={nearest} would do"
+        )

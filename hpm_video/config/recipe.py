@@ -7,6 +7,7 @@ Each starts with comments: a description, a command, and lines that begin with `
 
 import difflib
 import re
+import shlex
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -68,6 +69,13 @@ def find_recipe(kind: str, word: str) -> str:
             files["variants"] = _VARIANTS
         if name in files:
             return f"{files[name]}{colon}{variant}"
+        if re.match(r"[\w.]+=", word):
+            first = "own_videos" if "own_videos" in files else next(iter(files))
+            raise ValueError(
+                f"config ({word}) must be a recipe or a YAML file, and settings come after it: "
+                f"hpm-video {COMMANDS[kind]} {first} {shlex.quote(word)}, for example; "
+                "`hpm-video recipes` lists all recipes"
+            ) from error
         close = difflib.get_close_matches(Path(name).stem, files, n=3)
         hint = f"did you mean {', '.join(close)}? " if close else ""
         raise FileNotFoundError(

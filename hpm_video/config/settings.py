@@ -46,11 +46,13 @@ def load_config(
     overrides: Sequence[str] = (),
     *,
     known: Mapping[str, Any] | None = None,
+    check: Callable[[Config], None] = lambda _: None,
 ) -> Config:
     """Load a config: defaults of ``schema`` < ``known`` < the YAML at ``path`` < ``overrides``.
 
     ``known``: nested settings that replace defaults. ``overrides``: words ``group.key=value``.
-    ``path`` may name a variant of a list, see `find_config`.
+    ``path`` may name a variant of a list, see `find_config`. ``check``: raises ValueError for
+    values that the schema does not refuse.
 
     Raises SettingFaults with all unknown keys (with suggestions) and wrong types or values;
     ValueError for an unreadable file or word; FileNotFoundError if the YAML or the variant is
@@ -95,7 +97,7 @@ def load_config(
             raise ValueError(f"setting ({given}) cannot be read: {_one_line(error)}") from error
         add(layer)
     try:
-        config = mended(layers, faults)
+        config = mended(layers, faults, check)
     except OmegaConfBaseException as error:
         raise ValueError(f"settings cannot be resolved: {_one_line(error)}") from error
     if faults or config is None:

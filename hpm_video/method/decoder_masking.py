@@ -9,7 +9,8 @@ from torch import Tensor
 
 from hpm_video.config import MaskingConfig
 from hpm_video.config.values import DecoderMask
-from hpm_video.method.masking import Rows, batch_noise, num_masked_units
+from hpm_video.method.masking import Rows, batch_noise
+from hpm_video.method.unit_counts import num_masked_units
 from hpm_video.models.tokens import TokenGrid, split_mask
 
 _CELL = 4  # places in a cell of 2 x 2, and the period of its pattern in time steps

@@ -30,7 +30,8 @@ from hpm_video.config import FinetuneConfig, PretrainConfig, as_then
 from hpm_video.config.settings import config_from_dict
 from hpm_video.models.adapters import merged
 from hpm_video.models.build import size_of_blocks, size_of_target
-from hpm_video.models.resample import Tokens, TokenShape, fit_tokens
+from hpm_video.models.grid import TokenShape
+from hpm_video.models.resample import Tokens, fit_tokens
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import Encoder
 from hpm_video.runtime.files import whole_file, writing

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -12,8 +13,12 @@ import pytest
 from processes import LIMIT_S
 
 from hpm_video.cli.main import main
+from hpm_video.config import FinetuneConfig, PretrainConfig
+from hpm_video.config.schema import SettingFaults
+from hpm_video.train.admission import read_settings, read_videos
 
 ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
 # Prints, for each command line, its exit code, what it said and whether PyTorch was imported
 SCRIPT = """
 import contextlib, io, json, sys
@@ -43,6 +48,9 @@ def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
     bad_list.write_text("path,num_frames\na.mp4,many\n")
     (gone := tmp_path / "gone.csv").write_text("".join(f"{k}.mp4 0\n" for k in range(1000)))
     (tmp_path / "empty").mkdir()
+    (pretrained := tmp_path / "pretrained").mkdir()
+    (pretrained / "config.yaml").write_text("masking: {mask_ratio: 0.9}\n")
+    ours = f"data.manifest={toy} run.output_dir={pretrained}"
     expected = {
         "pretran": "'pretran' is unknown: did you mean pretrain?",
         "data chek x": "did you mean check?",
@@ -63,6 +71,15 @@ def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
         f"pretrain own_videos data.manifest={toy} optim.total_batch=4096 {run}": "videos per step",
         f"finetune own_videos data.manifest={toy} optim.total_batch=4096 {run}": "videos per step",
         f"finetune own_videos data.manifest={toy} model.init=/no/run {run}": "model.init (/no/run)",
+        f"finetune own_videos {ours}": f"run.output_dir={pretrained}_finetuned would do",
+        f"finetune own_videos data.manifest={toy} run.output_dir={toy.parent}": "/run would do",
+        f"pretrain own_videos data.manifest={toy} data.crop_size=65 {run}": "data.crop_size=64",
+        f"pretrain optim.epochs=4 data.manifest={toy} {run}": "pretrain own_videos optim.epochs=4",
+        f"demo -o {toy}": "is a file: must be a folder",
+        f"demo --train -o {toy}": "is a file: must be a folder",
+        "demo -o /proc/x": "must be writable",
+        "demo --train --seed -1": "--seed (-1) must be in",
+        "bench plan nowhere": "config (nowhere) does not exist",
         f"evaluate /no/run --manifest {toy}": "checkpoint (/no/run) does not exist",
         f"predict /no/run {toy}": "checkpoint (/no/run) does not exist",
         f"probe /no/run --train {toy} --val {toy}": "checkpoint (/no/run) does not exist",
@@ -96,6 +113,48 @@ def test_all_that_is_wrong_is_said_at_once(
     )
     for line, start in zip(faults, starts, strict=True):
         assert line.startswith(start)
+
+
+def test_settings_that_do_not_fit_each_other_are_all_named_with_values_that_do(
+    tmp_path: Path, toy: Path
+) -> None:
+    words = [
+        f"data.manifest={toy}", f"run.output_dir={tmp_path / 'run'}", "model.width=50",
+        "model.heads=7", "model.decoder_heads=5", "data.crop_size=65", "data.num_frames=7",
+        "masking.tube_length=3", "teacher.momentum_start=2", "optim.warmup_epochs=500",
+        "optim.total_batch=1000",
+    ]  # fmt: skip
+    recipe = CONFIGS / "pretrain" / "own_videos_cpu.yaml"
+    with pytest.raises(SettingFaults) as caught:
+        read_settings(PretrainConfig, recipe, words)
+    found = [re.findall(r"[a-z]+\.\w+=[^\s;]+", fault)[0] for fault in caught.value.faults]
+    about = {word.partition("=")[0] for word in found}
+    assert about >= {
+        "model.width", "model.decoder_width", "data.crop_size", "data.num_frames",
+        "masking.tube_length", "teacher.momentum_start", "optim.warmup_epochs",
+        "optim.total_batch",
+    }  # fmt: skip
+    assert {"data.num_frames=8", "data.crop_size=64", "model.width=49"} <= set(found)
+    read_videos(read_settings(PretrainConfig, recipe, [*words, *found]))
+
+
+def test_sizes_that_weights_know_are_not_judged_before_these_are_read(
+    tmp_path: Path, toy: Path
+) -> None:
+    (weights := tmp_path / "weights.pt").touch()
+    words = [f"data.manifest={toy}", f"run.output_dir={tmp_path / 'run'}", "data.num_frames=7"]
+    assert read_settings(FinetuneConfig, None, [*words, f"model.init={weights}"])
+    with pytest.raises(SettingFaults, match="data.num_frames=8 would do"):
+        read_settings(FinetuneConfig, None, words)
+
+
+def test_baselines_have_sizes_of_their_own(tmp_path: Path, toy: Path) -> None:
+    words = [f"data.manifest={toy}", f"run.output_dir={tmp_path / 'run'}"]
+    words += ["model.name=slowfast_r50", "data.num_frames=6", "data.crop_size=33"]
+    with pytest.raises(SettingFaults) as caught:
+        read_settings(FinetuneConfig, None, words)
+    about = [fault.split()[0] for fault in caught.value.faults]
+    assert "data.num_frames" in about and "data.crop_size" not in about
 
 
 def test_one_fault_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

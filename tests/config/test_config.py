@@ -26,7 +26,7 @@ from hpm_video.config.settings import (
     load_config,
 )
 from hpm_video.config.values import values_of
-from hpm_video.models.build import SIZES
+from hpm_video.models.sizes import SIZES
 from hpm_video.slurm.options import SlurmConfig
 
 SCHEMAS = [PretrainConfig, FinetuneConfig, EvaluateConfig, ProbeJobConfig, FeaturesConfig]

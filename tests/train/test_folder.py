@@ -345,7 +345,8 @@ def test_a_folder_of_another_job_is_named_as_such(tmp_path: Path, mine: type, th
     jobs = {PretrainConfig: "pretrain", FinetuneConfig: "finetune"}
     assert str(caught.value) == (
         f"run.output_dir ({tmp_path / 'run'}) holds a {jobs[theirs]} run: "
-        f"must be free or hold a {jobs[mine]} run"
+        f"must be free or hold a {jobs[mine]} run: "
+        f"run.output_dir={tmp_path / 'run'}_{jobs[mine].removesuffix('e')}ed would do"
     )
 
 

@@ -24,7 +24,7 @@ from hpm_video.train.optim import (
     pretrain_optimizer,
     set_lr,
 )
-from hpm_video.train.step_videos import micro_batches
+from hpm_video.train.step_videos import micro_batches, step_videos
 
 GRID = TokenGrid(2, 3, 5)
 CLIP = {"num_frames": 4, "crop_size": 32}
@@ -240,6 +240,13 @@ def test_the_recipe_for_few_videos_is_advised_where_it_takes_them(
     for data, is_advised in ((DataConfig(), pretrains), (FinetuneDataConfig(), finetunes)):
         optim = OptimConfig(total_batch=2**20)
         with pytest.raises(ValueError, match="videos per step") as caught:
-            plan_steps(data, optim, num_videos=num_videos, num_processes=processes)
+            step_videos(
+                data, optim, num_videos=num_videos, num_processes=processes, recipe="ssv2_base.yaml"
+            )
         assert "optim.total_batch=" in str(caught.value)
         assert ("own_videos" in str(caught.value)) == is_advised
+        for same in ("own_videos.yaml", "a/own_videos_cpu.yaml"):
+            with pytest.raises(ValueError, match=r"optim\.total_batch=\d+ to the command$"):
+                step_videos(
+                    data, optim, num_videos=num_videos, num_processes=processes, recipe=same
+                )

@@ -15,7 +15,7 @@ from foreign_weights import HEADS, Weights
 from safetensors.torch import load_file, save_file
 
 from hpm_video.cli.main import main
-from hpm_video.models.build import SIZES
+from hpm_video.models.sizes import SIZES
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.weights.checkpoint import load_checkpoint
 from hpm_video.weights.export.writers import export, write_output

@@ -31,7 +31,8 @@ from hpm_video.config.settings import config_from_dict, config_to_dict
 from hpm_video.data.samples.views import view_indices
 from hpm_video.evaluate.frozen_encoder import load_backbone
 from hpm_video.evaluate.pretrained import load_pretrained
-from hpm_video.models.build import HPM, build, build_model, heads_of, token_grid
+from hpm_video.models.build import HPM, build, build_model, token_grid
+from hpm_video.models.sizes import heads_of
 from hpm_video.weights.checkpoint import load_checkpoint, load_weights, write_checkpoint
 from hpm_video.weights.export.writers import write_output
 from hpm_video.weights.foreign.account import Imported

@@ -20,7 +20,7 @@ from hpm_video.config import (
 from hpm_video.config.recipe import FOLDER
 from hpm_video.config.settings import find_config, load_config, variant_settings, words_of
 from hpm_video.data.lists.places import list_exists
-from hpm_video.models.build import SIZES, heads_of
+from hpm_video.models.sizes import SIZES, heads_of
 
 # Lists of videos of a data set; the last two are optional
 _LISTS = ("pretrain", "train", "val", "hard_train", "hard_val")

@@ -15,8 +15,9 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from hpm_video.config import ClassifierConfig
-from hpm_video.models.build import SIZES, build_classifier, heads_of
+from hpm_video.models.build import build_classifier
 from hpm_video.models.classifier import Classifier
+from hpm_video.models.sizes import SIZES, heads_of
 from hpm_video.models.tokens import TokenGrid, patchify
 from hpm_video.models.vit import ViTSize
 from hpm_video.weights.checkpoint import load_encoder, load_weights, trained_grid, under

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from hpm_video.config import FinetuneConfig, PretrainConfig
-from hpm_video.models.build import decoder_heads_of, heads_of
+from hpm_video.models.sizes import decoder_heads_of, heads_of
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from hpm_video.runtime.files import whole_file, write_atomically
 from hpm_video.weights.checkpoint import settings_of

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hpm_video.models.build import heads_of
+from hpm_video.models.sizes import heads_of
 from hpm_video.weights.foreign.architecture import Architecture
 from hpm_video.weights.foreign.weight_files import Source
 

@@ -22,8 +22,9 @@ from hpm_video.config import (
 )
 from hpm_video.config.settings import config_from_dict
 from hpm_video.config.values import Inflation, Sampling
-from hpm_video.models.build import SIZES, build
-from hpm_video.models.resample import TokenShape
+from hpm_video.models.build import build
+from hpm_video.models.grid import TokenShape
+from hpm_video.models.sizes import SIZES
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from hpm_video.weights.foreign.formats import Recognised
 from hpm_video.weights.foreign.rules import Part, Rule, Shape

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from hpm_video.config import EncoderConfig, FinetuneConfig, ModelConfig, PretrainConfig
 from hpm_video.method.teacher import Teacher
-from hpm_video.models.build import HPM, SIZES, token_grid
-from hpm_video.models.resample import Tokens, TokenShape, describe_fit, fit_tokens, resample_head
+from hpm_video.models.build import HPM, token_grid
+from hpm_video.models.grid import TokenShape
+from hpm_video.models.resample import Tokens, describe_fit, fit_tokens, resample_head
+from hpm_video.models.sizes import SIZES
 from hpm_video.weights.checkpoint import load_weights, settings_of, tokens_of, trained_grid
 from hpm_video.weights.foreign.account import Imported, assumed
 from hpm_video.weights.misfits import is_finite, refuse

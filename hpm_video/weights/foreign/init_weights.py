@@ -8,10 +8,10 @@ from torch import nn
 
 from hpm_video.config import FinetuneConfig, PretrainConfig
 from hpm_video.models.adapters import plain_name
-from hpm_video.models.build import SIZES, heads_of
 from hpm_video.models.decoder import DecoderInput
 from hpm_video.models.hpm import HPM
 from hpm_video.models.resample import Tokens
+from hpm_video.models.sizes import SIZES, heads_of
 from hpm_video.models.vit import Encoder
 from hpm_video.runtime.files import write_atomically
 from hpm_video.weights.foreign.account import Imported, Row, key_table
