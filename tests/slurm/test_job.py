@@ -314,7 +314,7 @@ def test_a_task_that_hangs_is_reported(tmp_path: Path, arguments: Arguments) -> 
     _until_under_way(folder, job)
     os.kill(_tasks(job)[1], signal.SIGSTOP)
     _until_ended(job, "FAILED")
-    assert "got no answer from the others within run.collective_timeout_s (5)" in _logs(job)
+    assert "got no answer from the other ranks within run.collective_timeout_s (5)" in _logs(job)
     assert "Traceback" not in _logs(job)
 
 

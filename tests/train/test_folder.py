@@ -214,7 +214,7 @@ def test_an_interrupted_claim_is_repeated(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "run" / "run.lock").mkdir(parents=True)  # permissions do not stop everybody
-    with pytest.raises(ValueError, match=r"run/run.lock must be a regular file: is a folder"):
+    with pytest.raises(ValueError, match=r"run/run.lock must be a regular file, but is a folder"):
         _claim(_config(tmp_path / "run"))
 
 

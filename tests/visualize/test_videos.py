@@ -380,7 +380,7 @@ def test_mistakes_are_one_line(mined: Path, toy: Path, tmp_path: Path) -> None:
     videos = [video(toy, "up"), tmp_path / "no\nne.mp4"]
     with pytest.raises(FileNotFoundError, match=r"^video \(.*no\\nne.mp4\) does not exist$"):
         visualize(tmp_path / "none.pt", videos, tmp_path / "out", device="cpu")
-    with pytest.raises(ValueError, match=r"^output_dir \(/proc/x\): .+; must be writable$"):
+    with pytest.raises(ValueError, match=r"^output_dir \(/proc/x\) must be writable: .+$"):
         visualize(mined, [video(toy, "up")], "/proc/x", device="cpu")
     with pytest.raises(ValueError, match=r"videos \(none\) must name"):
         visualize(mined, [], tmp_path, device="cpu")
@@ -397,7 +397,7 @@ def test_other_files_of_the_same_names_stay(plain: Path, toy: Path, tmp_path: Pa
         folder = tmp_path / name
         folder.mkdir()
         (folder / name).write_text("<!doctype html><title>My page</title>")
-        with pytest.raises(ValueError, match=r"^output_dir \(.*\) must be a new file or one of"):
+        with pytest.raises(ValueError, match=r"^output_dir \(.*\) must be a new file or one that"):
             visualize(plain, [chosen], folder, device="cpu")
         assert os.listdir(folder) == [name] and "My page" in (folder / name).read_text()
     for _ in range(2):  # ours may be replaced
