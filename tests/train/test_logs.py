@@ -87,7 +87,7 @@ def test_first_figures_come_after_three_steps_on_screen_alone(
     lines = capsys.readouterr().out.splitlines()
     (place,) = (number for number, line in enumerate(lines) if line.startswith("after 3 steps: "))
     assert re.fullmatch(
-        r"after 3 steps: loss [\d.]+, [\d.e-]+ s a step, about 00:0\d:\d\d left", lines[place]
+        r"after 3 steps: loss [\d.]+, [\d.e-]+ s per step, about 00:0\d:\d\d left", lines[place]
     )
     assert lines[place + 1].startswith("step 5  epoch")
     assert "after 3 steps" not in (tmp_path / "log.txt").read_text()
