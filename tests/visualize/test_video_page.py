@@ -340,7 +340,7 @@ def test_a_run_with_blocks_shows_blocks(browser: Any, tmp_path: Path) -> None:
     scores = Blocks(torch.tensor([draws]), GRID).scores(torch.tensor([units]))[0].numpy()
     flags = np.array(hard) == 1
     assert scores[flags].min() >= scores[~flags & ~np.isnan(scores)].max()
-    assert said == f"32 of 64 tubes masked, {flags.sum()} of them by their score"
+    assert said == f"32 of 64 tubes masked, {flags.sum()} of them by score"
     assert not np.array_equal(flags, hardest_by(tubes, "predicted").reshape(4, 64)[0])
 
 
