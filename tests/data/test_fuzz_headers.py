@@ -53,7 +53,7 @@ def test_the_same_seed_is_the_same_damage() -> None:
         ("MemoryError: reading it takes more memory than its reader may have (x)", None),
         ("took longer than 20 s", "hangs"),
         ("given up: reading took longer than data.decode_timeout_s (20)", "hangs"),
-        ("crashed its decoder: its process was ended by SIGSEGV", "crashes"),
+        ("crashed its decoder: its process was killed by SIGSEGV", "crashes"),
         ("given up: its reader was killed (SIGKILL)", "crashes"),
         ("is not a video, or its header is damaged", None),
         ("", None),

@@ -237,7 +237,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
 
 def test_writing_replaces_the_old_list_or_leaves_it(tmp_path: Path) -> None:
     path = _list(tmp_path, "a.mp4 0\n")
-    with pytest.raises(ValueError, match="is not text"):
+    with pytest.raises(ValueError, match="is not valid Unicode"):
         write_manifest(path, [{"path": "good.mp4"}, {"path": "half a pair \ud800.mp4"}])
     assert path.read_text() == "a.mp4 0\n"
     write_manifest(path, [{"path": "good.mp4"}])

@@ -777,4 +777,4 @@ def test_a_run_goes_on_with_the_same_parts_alone(
     file.write_text(file.read_text().replace(rows[3], rows[3] + "1"))
     capsys.readouterr()
     assert main(pretrain_arguments(tmp_path / "third", f"data.manifest={file}")) == 2
-    assert "the list of videos has changed (20 then, 20 now)" in capsys.readouterr().err
+    assert "the list of videos has changed (20 before, 20 now)" in capsys.readouterr().err

@@ -165,6 +165,6 @@ def test_the_page_has_the_strips_of_the_worst_clips(tmp_path: Path) -> None:
     result = Evaluation(scores, np.array([1, 1, 0]), paths, ())
     text = write_evaluation(result, tmp_path / "out", num_workers=0, timeout_s=None).read_text()
     assert text.count("data:image/jpeg;base64,") == 4  # with those of the classes
-    _, mistakes = text.split("Surest mistakes")
+    _, mistakes = text.split("Most confident mistakes")
     first, second = "called 0 (0.900), is 1 (0.100)", "called 1 (0.600), is 0"
     assert mistakes.index(first) < mistakes.index(second)

@@ -413,7 +413,7 @@ def test_a_pipe_is_no_file_of_features(tmp_path: Path, suffix: str) -> None:
     os.mkfifo(path)
     descriptor = os.open(path, os.O_RDWR)
     try:
-        with pytest.raises(ValueError, match="must be a regular file: is a pipe"):
+        with pytest.raises(ValueError, match="must be a regular file, but is a pipe"):
             read_features(path)
     finally:
         os.close(descriptor)

@@ -427,7 +427,7 @@ def test_a_finished_run_goes_on_to_more_epochs(
     before = (run / "metrics.jsonl").read_text()
     log = run / "log.txt"
     assert main(pretrain_arguments(run)) == 0
-    assert "its end: to go on, set optim.epochs to 3 or more" in log.read_text()
+    assert "its end: to train further, set optim.epochs=3 or more" in log.read_text()
     assert main(pretrain_arguments(run, "optim.epochs=4")) == 0
     assert "changed: optim.epochs: 2 -> 4" in log.read_text()
     # Of a cosine from 1e-3 to 1.6e-7: at its last step of 12 then, half-way now
@@ -441,7 +441,7 @@ def test_a_finished_run_goes_on_to_more_epochs(
         capsys.readouterr()
         assert main(pretrain_arguments(run, *settings)) == 2
         said = capsys.readouterr().err
-        assert f"other settings ({key})" in said and f"run.resume={run} goes on from" in said
+        assert f"other settings ({key})" in said and f"run.resume={run} continues from" in said
 
 
 def test_a_finished_fine_tuning_goes_on_to_more_epochs(

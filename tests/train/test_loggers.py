@@ -150,7 +150,8 @@ def test_an_error_is_one_warning(
 
 
 @pytest.mark.parametrize(
-    ("queue", "words"), [(1000, "had not finished when"), (2, "does not keep up: 2 calls wait")]
+    ("queue", "words"),
+    [(1000, "had not finished when"), (2, "does not keep up: 2 calls are queued")],
 )
 def test_one_that_hangs_holds_up_nothing(
     tmp_path: Path,

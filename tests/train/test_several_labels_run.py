@@ -172,7 +172,7 @@ def test_neither_kind_becomes_the_other(
     (tmp_path / "l.csv").write_text("\n".join([lines[0], *(f"{videos}/{x}" for x in lines[1:])]))
     refused(
         [*run, f"data.manifest={tmp_path / 'l.csv'}", f"run.resume={tmp_path / 'single'}"],
-        "class 'red' must have the number 1, as in the run that goes on",
+        "class 'red' must have number 1, as in the continued run",
     )
     evaluate = ["evaluate", str(tmp_path / "single"), *_ASKED, "--manifest"]
     refused([*evaluate, str(cells)], "for several per video set labels.separator")

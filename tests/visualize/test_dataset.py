@@ -55,8 +55,8 @@ def test_every_number_of_the_page_is_in_the_tables(made: Path) -> None:
     shown = dict(re.findall(r'<th scope="row">([^<]+)<td class="number">(-?[\d.]+)', text))
     for words, name in (
         ("Spearman, predicted with measured", "spearman"),
-        ("the same, of tubes (row, column)", "tube_spearman"),
-        ("place alone with measured", "position_alone"),
+        ("the same over tubes (row, column)", "tube_spearman"),
+        ("position alone with measured", "position_alone"),
         ("centre bias, measured", "measured_centre_bias"),
         ("hard tubes in the centre, predicted", "predicted_central_share"),
     ):

@@ -154,7 +154,7 @@ def test_a_pipe_in_place_of_a_file_of_shards_is_not_waited_for(tmp_path: Path, n
 def test_a_pipe_among_files_of_weights_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     os.mkfifo(tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match="must be a regular file: is a pipe"):
+    with pytest.raises(ValueError, match="must be a regular file, but is a pipe"):
         import_weights(tmp_path)
 
 

@@ -300,7 +300,7 @@ def test_a_fine_tuning_starts_from_them(
     initialised = [line for line in _table(lacking / "run") if line[0] == "initialised"]
     assert [line[1:3] for line in initialised] == [["-", "encoder.blocks.1.attn.v_bias"]]
     log = (lacking / "run" / "log.txt").read_text()
-    assert "not in it, so as initialised: encoder.blocks.1.attn.v_bias" in log
+    assert "not in these weights, so newly initialised: encoder.blocks.1.attn.v_bias" in log
 
     wide = (allowed, "model.width=64")
     assert _trained(tmp_path / "wide", finetune_arguments, *wide) == 2
