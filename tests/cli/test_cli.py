@@ -321,7 +321,7 @@ def test_a_list_that_names_videos_again_is_noticed(
     again = len(positions.read_text().splitlines()) - 1
     head = (tmp_path / "run" / "log.txt").read_text().splitlines()[:2]
     assert f"warning: {again} rows of data.manifest name a video that is there already" in head[1]
-    assert "columns that are not used: frame, y, x, radius" in head[0]  # of the second list
+    assert "unused columns: frame, y, x, radius" in head[0]  # of the second list
 
 
 def test_too_many_bad_videos_stop_the_run(

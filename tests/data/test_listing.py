@@ -462,7 +462,7 @@ def test_numbers_without_names(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert not (tmp_path / "classes.txt").exists()
     summary, note = capsys.readouterr().out.splitlines()
     assert summary == f"{tmp_path}/m.csv: 4 videos, none missing"
-    assert re.match(r"note: .*m\.csv:5: label \(999999\) must leave out at most 10 .* 3 to", note)
+    assert re.match(r"note: .*m\.csv:5: label \(999999\) must follow at most 10 .* 3 to", note)
 
 
 def test_columns_and_status_of_a_list_are_kept(tmp_path: Path) -> None:
@@ -544,7 +544,8 @@ def test_a_classes_txt_of_another_order_is_not_replaced(
 ) -> None:
     _text(ucf101 / "classes.txt", "ApplyEyeMakeup", "Archery", "YoYo")
     line = _refusal(capsys, "--ucf101", ucf101, "-o", ucf101 / "m.csv")
-    assert "classes.txt differs from" in line and "label 1 is 'Archery', there 'YoYo'" in line
+    assert "classes.txt and this data set must have the same classes in the same order" in line
+    assert "label 1 is 'Archery' in the first and 'YoYo' in the second" in line
     assert not (ucf101 / "m.csv").exists()
 
 

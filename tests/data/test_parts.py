@@ -308,10 +308,10 @@ def test_all_faults_of_parts_are_named_at_once(tmp_path: Path) -> None:
     for text, said in {
         "path,start_frame,end_frame\na.mp4,1.5,3\n": "start_frame (1.5) must be an integer",
         "path,start_frame,end_frame,num_frames\na.mp4,9,12,9\n": "(9) must be below num_frames (9)",
-        "path,start_s,end_s,start_frame,end_frame\na.mp4,1,2,,\n": "has both kinds of columns",
+        "path,start_s,end_s,start_frame,end_frame\na.mp4,1,2,,\n": "not both pairs",
         "path,start_s\na.mp4,1\n": "must be in columns start_s,end_s or start_frame,end_frame",
         "path,start_frame,stop_frame\na.mp4,1,2\n": "--seconds start_frame stop_frame -o",
-        'path\n"a.mp4#t=1,2"\n': "names a part: write path,start_s,end_s",
+        'path\n"a.mp4#t=1,2"\n': "names a part; write it in the columns path,start_s,end_s",
     }.items():
         with pytest.raises(ValueError) as caught:
             _read(tmp_path / "l.csv", text)
@@ -336,7 +336,7 @@ def test_parts_are_shared_where_they_overlap(tmp_path: Path) -> None:
         "c.mp4,1,2": True,
     }  # fmt: skip
     val = _read(tmp_path / "v.csv", head + "\n".join(rows))
-    assert str(find_shared(train, val)) == "6 of 9 videos (1 by a link, 1 copies)"
+    assert str(find_shared(train, val)) == "6 of 9 videos (1 linked, 1 copied)"
     assert sum(rows.values()) == 6
     frames = _read(tmp_path / "f.csv", "path,start_frame,end_frame\na.mp4,900,910\n")
     assert find_shared(train, frames).num_shared == 1  # not known, and so said
@@ -743,7 +743,7 @@ def test_own_lists_of_parts_with_several_labels(
     )
     words = ["data", "list", "--manifest", str(listed), "--seconds", "from", "to", "-o", str(out)]
     assert main(words) == 2
-    assert "`data list` has --separator" in capsys.readouterr().err
+    assert "for `data list`, --separator" in capsys.readouterr().err
     assert main([*words, "--separator", ";"]) == 0
     assert "out.csv: 4 parts of videos of 2 classes, none missing" in capsys.readouterr().out
     assert [row["label"] for row in _table(out)] == ["0;1", "", "1", "0"]

@@ -369,7 +369,7 @@ def test_lists_of_tars(
     assert main(["data", "check", url, "-o", str(output)]) == 2
     assert f"hpm-video data list --manifest '{url}' -o FILE.csv" in capsys.readouterr().err
     assert main(["data", "list", "--manifest", url, "-o", str(output), "--label", "txt"]) == 2
-    assert "label (txt) must be cls for tars of URLs" in capsys.readouterr().err
+    assert "label (txt) must be cls for tars at URLs" in capsys.readouterr().err
     assert main(["data", "list", "--manifest", url, "-o", str(output)]) == 0
     assert main(["data", "check", str(output), "--num-workers", "2"]) == 0
     manifest = read_manifest(output)
