@@ -368,7 +368,7 @@ def test_data_that_are_not_there_stop_the_run(
     (line,) = done.stderr.splitlines()
     assert re.search(
         r"^hpm-video pretrain: 20 videos in a row are unreadable, the last .*gone_\d.mp4: "
-        r"no such file; not one file was there: is data.root \(.*wrong\) right\?$",
+        r"no such file; no file was found: check data.root \(.*wrong\)$",
         line,
     )
     log = (tmp_path / "run" / "log.txt").read_text()

@@ -383,7 +383,7 @@ def test_a_list_that_changes_meanwhile_is_not_written_over(
         manifest.write_text("path\nlong.avi\na b.mp4\n")
 
     monkeypatch.setattr(Journal, "add", add_and_edit)
-    with pytest.raises(ValueError, match="was changed while it was checked"):
+    with pytest.raises(ValueError, match="changed during the check"):
         check.check_manifest(manifest)
     assert manifest.read_text() == "path\nlong.avi\na b.mp4\n"
 

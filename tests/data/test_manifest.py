@@ -406,9 +406,9 @@ def test_numbers_that_disagree_with_class_folders(tmp_path: Path) -> None:
     ):
         read_manifest(_in_class_folders(tmp_path, alphabetical))
     two_swapped = [("run", 0), ("walk", 2), ("jump", 1)]
-    with pytest.raises(ValueError, match=r"list.csv:2: label \(2\) must be 1 .*'walk'"):
+    with pytest.raises(ValueError, match=r"list.csv:2: label \(2\) must be 1: .*'walk'"):
         read_manifest(_in_class_folders(tmp_path, two_swapped))
-    with pytest.raises(ValueError, match=r"list.csv:2: label \(2\) must be 1 .*classes given"):
+    with pytest.raises(ValueError, match=r"list.csv:2: label \(2\) must be 1: .*classes given"):
         read_manifest(_in_class_folders(tmp_path, two_swapped), classes=["run", "walk", "jump"])
 
 

@@ -120,7 +120,7 @@ class LabelCells:
         for column, label in self._columns.items():
             text = row.pop(column, "").strip()
             if (is_there := _YES_NO.get(text.lower())) is None:
-                rule = f"{shown(column)} ({shown(text)}) must be 0 or 1, as labels.columns names it"
+                rule = f"{shown(column)} ({shown(text)}) must be 0 or 1, as in labels.columns"
                 self._faults.add("cell", where, rule)
             elif is_there:
                 yield label

@@ -386,12 +386,10 @@ def _read_files(
 def _check_is_no_part(path: str, where: str, faults: Faults) -> None:
     """Record a fault if a path in a list is the name of a part."""
     try:
-        is_part, rule = (
-            split_part(path)[1] is not None,
-            "names a part; write it in the columns path,start_s,end_s",
-        )
+        is_part = split_part(path)[1] is not None
+        rule = "names a part; write it in the columns path,start_s,end_s"
     except ValueError as error:
-        is_part, rule = True, f"must be another: {error}"
+        is_part, rule = True, f"cannot be used: {error}"
     if is_part:
         faults.add("named part", where, f"path ({shown(path)}) {rule}")
 
