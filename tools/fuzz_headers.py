@@ -47,7 +47,7 @@ _WEIGHTS = ("safetensors", "pt")
 _MOST_MIB = 1536  # per process: PyTorch and the decoders alone take about 760
 _LIMIT_S = 20.0  # per file
 # Reported by readers when FFmpeg asks for too much memory
-_REFUSED = "MemoryError: reading it takes more memory than its reader may have"
+_REFUSED = "MemoryError: reading it takes more memory than a reader may use"
 _UNEXPECTED = re.compile(r"(Traceback|\w+(Error|Exception|Interrupt|Warning)\b:)")
 _EXTREMES = (0, 1, 2**7, 2**8 - 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63,
              2**64 - 1, 2**64 - 8)  # fmt: skip

@@ -322,7 +322,7 @@ def test_a_list_that_names_videos_again_is_noticed(
     again = len(positions.read_text().splitlines()) - 1
     head = (tmp_path / "run" / "log.txt").read_text().splitlines()[:2]
     assert f"warning: {again} rows of data.manifest name a video of an earlier row" in head[1]
-    assert "columns that are not used: frame, y, x, radius" in head[0]  # of the second list
+    assert "unused columns: frame, y, x, radius" in head[0]  # of the second list
 
 
 def test_too_many_bad_videos_stop_the_run(
@@ -372,7 +372,7 @@ def test_data_that_are_not_there_stop_the_run(
     (line,) = done.stderr.splitlines()
     assert re.search(
         r"^hpm-video pretrain: 20 videos in a row are unreadable, the last .*gone_\d+.mp4: "
-        r"no such file; not one file was there: is data.root \(.*wrong\) right\?$",
+        r"no such file; no file was found: check data.root \(.*wrong\)$",
         line,
     )
     log = (tmp_path / "run" / "log.txt").read_text()

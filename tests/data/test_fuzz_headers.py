@@ -50,7 +50,7 @@ def test_the_same_seed_is_the_same_damage() -> None:
         ("Traceback: x", "unexpected"),
         ("KeyError: 'by intention'", "unexpected"),
         ("MemoryError: by intention", "unexpected"),
-        ("MemoryError: reading it takes more memory than its reader may have (x)", None),
+        ("MemoryError: reading it takes more memory than a reader may use (x)", None),
         ("took longer than 20 s", "hangs"),
         ("given up: reading took longer than data.decode_timeout_s (20)", "hangs"),
         ("crashed its decoder: its process was killed by SIGSEGV", "crashes"),

@@ -341,8 +341,8 @@ def test_a_model_without_class_names_takes_numbers(
     (tmp_path / "classes.txt").write_text("down\nup\n")
     assert main([*command, *SETTINGS]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("hpm-video evaluate: class names (2, of the list of ")
-    assert line.endswith(") must be 8, one for each class of the model")
+    assert line.startswith("hpm-video evaluate: number of class names (2, for the list of ")
+    assert line.endswith(") must be 8, the number of classes of the model")
 
 
 def test_repeated_videos_are_said(checkpoint: Path, videos: Path, tmp_path: Path) -> None:

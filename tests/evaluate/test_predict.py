@@ -263,7 +263,7 @@ def test_a_video_without_times_is_named(
     monkeypatch.setattr(LongVideo, "__init__", without_times)
     config = load_config(EvaluateConfig, None, SETTINGS)
     loaded = load_for(classifier, config, World(0, 1, torch.device("cpu")), views="")
-    with pytest.raises(VideoReadError, match="does not say when its frames are shown"):
+    with pytest.raises(VideoReadError, match="has no frame times"):
         score_along(loaded, str(videos / "e.mp4"), stride_s=1.0)
 
 

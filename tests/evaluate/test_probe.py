@@ -262,7 +262,7 @@ def test_what_cannot_be_probed_is_one_line(
         return _refusal([*arguments, *settings], capsys)
 
     assert "--train (" in line(tmp_path / "none.csv", val)
-    assert "must have labels: has none" in line(tmp_path / "none.csv", val)
+    assert "must have labels, but has none" in line(tmp_path / "none.csv", val)
     assert "label (none) of" in line(tmp_path / "some.csv", val)
     refused = line(tmp_path / "two.csv", tmp_path / "more.csv")
     assert "label (9) of" in refused and "in --val must be in [0, 1]" in refused

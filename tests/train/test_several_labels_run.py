@@ -137,8 +137,8 @@ def test_neither_kind_becomes_the_other(
 
     cells, one = videos / "cells.csv", videos / "one.csv"
     run = finetune_arguments(tmp_path / "run", *_ONE_VIEW)
-    refused([*run, f"data.manifest={cells}"], "for several per video set labels.separator")
-    refused([*run, f"data.manifest={one}", "data.labels.separator=|"], "leave it out where each")
+    refused([*run, f"data.manifest={cells}"], "set labels.separator to the text between them")
+    refused([*run, f"data.manifest={one}", "data.labels.separator=|"], "unset it if each has one")
     several = [f"data.manifest={cells}", "data.labels.separator=|"]
     for wrong, rule in (
         ("evaluation.best_by=top1", "must be mean_ap, loss or auto"),
@@ -175,7 +175,7 @@ def test_neither_kind_becomes_the_other(
         "class 'red' must have number 1, as in the continued run",
     )
     evaluate = ["evaluate", str(tmp_path / "single"), *_ASKED, "--manifest"]
-    refused([*evaluate, str(cells)], "for several per video set labels.separator")
+    refused([*evaluate, str(cells)], "set labels.separator to the text between them")
     refused([*evaluate, str(one), "labels.separator=|"], "trained on videos of one label")
     refused([*evaluate, str(one), "evaluation.threshold=0.2"], "trained on videos of one label")
 

@@ -203,6 +203,6 @@ def test_videos_of_several_labels(
     command = ["visualize", str(pretrained), "--manifest", str(tmp_path / "list.csv")]
     command += ["-o", str(tmp_path / "out"), *OPTIONS]
     assert main(command) == 2
-    assert "visualize takes --no-labels" in capsys.readouterr().err
+    assert "for visualize, --no-labels" in capsys.readouterr().err
     assert main([*command, "--no-labels"]) == 0
     assert [row["class"] for row in rows(tmp_path / "out" / "clips.csv")] == [""] * 3
