@@ -315,7 +315,7 @@ def test_what_is_not_known_is_asked_for(
     assert main(["probe", vjepa2, "--train", train, "--val", val, *PLAIN, "clip.fps=6"]) == 0
     kept = [*CLIP, "--kind", "linear", "--keep", str(tmp_path / "kept")]
     assert "must be a checkpoint of ours for --keep" in line(vjepa2, *kept)
-    assert "needs a file of weights" in line(f"timm:{VIT}", *CLIP)
+    assert "needs a weight file" in line(f"timm:{VIT}", *CLIP)
     assert "must be left out" in line(vjepa2, *CLIP, "encoder.weights=x")
     assert "clip.patch_size (4) must be left out" in line(vjepa2, *CLIP, "clip.patch_size=4")
     assert "clip.crop_size (48) must be 32" in line(vjepa2, *CLIP, "clip.crop_size=48")
@@ -365,9 +365,11 @@ def test_a_file_of_vjepa_is_refused_for_what_it_is(
             probe += [option, str(tmp_path / "list.csv")]
         for command in (["weights", "inspect", str(tmp_path / name)], probe):
             refused = _line(capsys, *command)
-            assert "are those of V-JEPA 2, which fit no model of ours" in refused
+            assert "are of V-JEPA 2, which cannot be imported" in refused
             assert "convert_vjepa2_to_hf.py" in refused
     torch.save({"target_encoder": first}, tmp_path / "first.pt")
     refused = _line(capsys, "weights", "inspect", str(tmp_path / "first.pt"))
-    assert "V-JEPA, the first one" in refused and "transformers does not have" in refused
-    assert "are those of a vjepa2 of Hugging Face" in _line(capsys, "weights", "inspect", vjepa2)
+    assert "of the first V-JEPA" in refused and "nor transformers supports" in refused
+    assert "are of a Hugging Face model of type vjepa2" in _line(
+        capsys, "weights", "inspect", vjepa2
+    )

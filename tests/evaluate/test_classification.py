@@ -360,7 +360,7 @@ def test_a_pre_training_checkpoint_cannot_classify(
 ) -> None:
     assert main(["evaluate", str(pretrained), "--manifest", str(videos), *SETTINGS]) == 2
     stderr = capsys.readouterr().err
-    assert "is of kind pretrain: must be finetune" in stderr
+    assert "must be of kind finetune, not pretrain" in stderr
     assert stderr.count("\n") == 1
 
 

@@ -379,7 +379,7 @@ def test_calls_raise_what_they_say(classifier: Path, pretrained: Path, tmp_path:
         hpm_video.embed(tmp_path / "none.mp4", checkpoint=pretrained)
     with pytest.raises(FileNotFoundError):
         hpm_video.classify(tmp_path / "none.mp4", checkpoint=tmp_path / "none")
-    with pytest.raises(ValueError, match="is of kind pretrain: must be finetune"):
+    with pytest.raises(ValueError, match="must be of kind finetune, not pretrain"):
         hpm_video.classify(tmp_path / "none.mp4", checkpoint=pretrained)
     with pytest.raises(ValueError, match=r"num_clips \(0\)"):
         hpm_video.embed(tmp_path / "none.mp4", checkpoint=pretrained, num_clips=0)

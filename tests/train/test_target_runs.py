@@ -221,8 +221,8 @@ def test_a_run_goes_on_with_the_same_target_only(
     run_until_stopped(arguments, at=3)
     assert main(plain) == 0  # another last checkpoint
     assert main(arguments) == 2
-    assert "has other weights than when checkpoint" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="has other weights than when checkpoint"):
+    assert "has changed since checkpoint" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="has changed since checkpoint"):
         measured_loss(
             load_pretrained(tmp_path / "run"), torch.rand(1, 3, 4, 32, 32), num_masks=1, seed=0
         )
