@@ -41,7 +41,7 @@ def row(run: Path, manifest_file: Path, clip: ClipConfig) -> str:
     """Clip, tokens, and top-1 with interpolated positions and with a new flat table."""
     model, config, classes = load_classifier(run, clip)
     if not isinstance(model, Classifier):
-        raise ValueError(f"run ({run}) must be of VideoMAE's kind")
+        raise ValueError(f"run ({run}) must be a VideoMAE model")
     data, encoder = config.data, model.eval().encoder
     manifest = read_manifest(manifest_file, classes=classes)
     views = ViewDataset(manifest, data, num_clips=1, num_crops=1)

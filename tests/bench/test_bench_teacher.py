@@ -191,6 +191,6 @@ def test_a_checkpoint_without_a_predictor_is_refused_before_any_work(
     plain = ("loss.prediction=none", "masking.hard_ratio_end=0", "optim.epochs=1")
     assert main(pretrain_arguments(tmp_path / "plain", *plain)) == 0
     monkeypatch.setattr(HPM, "forward", lambda *inputs: pytest.fail("must not run"))
-    with pytest.raises(ValueError, match=r"plain: checkpoint has no loss predictor") as caught:
+    with pytest.raises(ValueError, match=r"plain: checkpoint must have a loss predictor") as caught:
         _bench([pretrained, tmp_path / "plain"], toy)
     assert "\n" not in str(caught.value)

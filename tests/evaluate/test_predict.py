@@ -321,7 +321,7 @@ def test_other_frames_are_refused(classifier: Path) -> None:
     turned = np.zeros((12, 3, 32, 40), dtype=np.uint8)
     for wrong, words in (
         (frames.astype(np.float32), r"float32 of shape \(12, 32, 32, 3\)"),
-        (turned, "bring the colours to the end"),
+        (turned, "move the colours to the last axis"),
         (frames[:0], r"shape \(0, 32"),
         (7, r"video \(int\) must be a path"),
         ([frames[0]], "or an iterator over frames"),

@@ -120,7 +120,9 @@ def test_smaller_tokens_lose_as_little_as_can_be(new: tuple[int, int]) -> None:
 
 
 def test_an_embedding_of_another_shape_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"weight \(5, 96\) is none of an embedding of 2 x 8 x 8"):
+    with pytest.raises(
+        ValueError, match=r"weight \(5, 96\) does not fit an embedding of 2 x 8 x 8"
+    ):
         resample_embedding(torch.zeros(5, 96), TokenShape(2, 8), OLD)
 
 

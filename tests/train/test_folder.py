@@ -497,7 +497,7 @@ def test_a_start_of_another_kind_is_refused(
 ) -> None:
     save(where, 3, kind=other)
     config = replace(config, run=replace(config.run, resume=str(tmp_path / "resume")))
-    with pytest.raises(ValueError, match=rf"is of kind {other}: must be {kind}") as caught:
+    with pytest.raises(ValueError, match=rf"must be of kind {kind}, not {other}") as caught:
         find_start(config, tmp_path / "run", kind=kind, total_steps=7)
     assert str(tmp_path / where) in str(caught.value)
 

@@ -175,9 +175,9 @@ def test_neither_kind_becomes_the_other(
         "class 'red' must have number 1, as in the continued run",
     )
     evaluate = ["evaluate", str(tmp_path / "single"), *_ASKED, "--manifest"]
-    refused([*evaluate, str(cells)], "set labels.separator to the text between them")
-    refused([*evaluate, str(one), "labels.separator=|"], "trained on videos of one label")
-    refused([*evaluate, str(one), "evaluation.threshold=0.2"], "trained on videos of one label")
+    refused([*evaluate, str(cells)], "labels.separator to the text between them")
+    refused([*evaluate, str(one), "labels.separator=|"], "trained with one label per video")
+    refused([*evaluate, str(one), "evaluation.threshold=0.2"], "trained with one label per video")
 
 
 def test_a_run_goes_on(videos: Path, tmp_path: Path, finetune_arguments: Arguments) -> None:
@@ -246,7 +246,9 @@ def test_probes(
     assert "kind (knn) must be linear or attentive" in capsys.readouterr().err
     evaluate = ["evaluate", str(kept), "--manifest", str(videos / "cells.csv"), *_ASKED]
     assert main(evaluate) == 0
-    assert "thresholds: 0.5 for each class: the checkpoint has none" in capsys.readouterr().out
+    assert (
+        "thresholds: 0.5 for each class, as the checkpoint stores none" in capsys.readouterr().out
+    )
 
 
 def test_hugging_face_and_back(

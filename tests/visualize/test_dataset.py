@@ -131,7 +131,7 @@ def test_what_a_checkpoint_cannot_tell_is_said(
     assert found is not None and found.measured is None
     text = page.read_text(encoding="utf-8")
     assert "never compares two clips" in text and "Mean rank, measured" not in text
-    with pytest.raises(ValueError, match=r"^checkpoint has no loss predictor"):
+    with pytest.raises(ValueError, match=r"^checkpoint must have a loss predictor"):
         visualize_list(run, [listed], tmp_path / "c", num_masks=0, **options)
 
 
