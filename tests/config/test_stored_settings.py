@@ -98,7 +98,9 @@ def test_stored_settings_that_are_deep_or_stand_for_many() -> None:
     for _ in range(12):
         many = [many] * 10
     for value in (deep, many):
-        with pytest.raises(ValueError, match="nested 20 deep, nor have many values"):
+        with pytest.raises(
+            ValueError, match="nested at most 20 levels deep, with at most 100000 values"
+        ):
             config_from_dict(PretrainConfig, _stored(data__manifest=value))
 
 
