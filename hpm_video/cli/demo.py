@@ -257,7 +257,7 @@ def _curves(runs: Mapping[str, Path]) -> Figure:
     middle.plot(epochs, [record["rank_accuracy"] for record in records], label="rank accuracy")
     middle.plot(epochs, [record["hard_ratio"] for record in records], label="hard ratio")
     middle.axhline(0.5, color="grey", linewidth=0.5)
-    middle.set(title="pre-training: rank accuracy, hard ratio", xlabel="epoch", ylim=(0, 1))
+    middle.set(title="pre-training: what it knows of its loss", xlabel="epoch", ylim=(0, 1))
     middle.legend()
     for name, label in (("finetune", "from the pre-training"), ("scratch", "from scratch")):
         records = [record for record in read_records(runs[name]) if "loss" in record]

@@ -54,7 +54,7 @@ def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
         "pretrain own_vidoes": "did you mean own_videos",
         "recipes own_vidoes": "did you mean",
         f"pretrain own_videos data.manifst={toy} {run}": "did you mean data.manifest?",
-        f"pretrain own_videos run.device=cdua data.manifest={toy} {run}": "run.device=cuda would",
+        f"pretrain own_videos run.device=cdua data.manifest={toy} {run}": "try run.device=cuda",
         f"pretrain own_videos data.manifest={bad_list} {run}": "num_frames (many) must be",
         f"finetune own_videos data.manifest={bad_list} {run}": "num_frames (many) must be",
         f"pretrain own_videos data.manifest={toy} optim.total_batch=4096 {run}": "videos per step",
@@ -69,7 +69,7 @@ def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
         "data check /no/list.csv": "/no/list.csv does not exist",
         "start /no/folder": "/no/folder does not exist",
         f"start {toy.parent} -o {tmp_path}": "nothing is overwritten: add -o",
-        f"start {next(toy.parent.rglob('*.mp4'))}": "must be a folder or list of videos, not one",
+        f"start {next(toy.parent.rglob('*.mp4'))}": "must be a folder or list of videos, not a",
         f"start {tmp_path / 'empty'} -o {tmp_path / 'new'}": "must hold videos",
     }
     for line, (code, said, has_torch) in zip(expected, _refused(list(expected)), strict=True):

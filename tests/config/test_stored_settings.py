@@ -78,7 +78,7 @@ def test_interpolations_of_ones_own_yaml_and_words_are_resolved(
         ({"run__seed": "${oc.env:SECRET}"}, "run.seed .* must be a whole number"),
         ({"run__seed": 10**5000}, "64 bits"),
         ({"run__seed": [[[]]]}, "run.seed"),
-        ({"run__seed": object()}, "hold a object"),
+        ({"run__seed": object()}, "text and numbers as values, not object"),
         ({"run": 3}, "run .* must be a group"),
         ({"optim__betas": ["${a}", 1]}, "optim.betas"),
         ({"run__device": "${oc.env:SECRET}"}, "run.device"),
