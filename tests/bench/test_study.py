@@ -308,7 +308,7 @@ def test_several_processes_of_one_job_are_refused(
             ["variants.x.comparisons (time)", "chosen from epochs"],
         ),
         ({"variants": {"hpm": {}, "x": {"settings": "run.seed=2"}}}, ["run.seed=2", "left out"]),
-        ({"variants": {"hpm": {}, "a/b": {}}}, ["a/b", "names a folder"]),
+        ({"variants": {"hpm": {}, "a/b": {}}}, ["a/b", "a folder name"]),
         ({"variants": {"hpm": {"seedz": 2}}}, ["variants.hpm.seedz", "unknown", "seeds"]),
         ({"variants": {"hpm": 3}}, ["variants.hpm (3)", "group"]),
         ({"variants": {"hpm": {}, "x": {"settings": "masking.mask_ratio=2"}}}, ["mask_ratio (2"]),
