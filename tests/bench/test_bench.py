@@ -349,7 +349,7 @@ def test_bench_loader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     [
         (["--source", "nowhere"], "--source (nowhere) must be a folder"),
         (["--source", "tests"], "--source (tests) must hold at least 6 videos"),
-        (["--videos", "0"], "--videos (0) must be a number of at least 1"),
+        (["--videos", "0"], "--videos (0) must be at least 1"),
     ],
 )
 def test_bench_loader_refuses(

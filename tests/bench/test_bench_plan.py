@@ -249,8 +249,8 @@ def test_damaged_figures_are_refused(
     ("words", "said"),
     [
         ([], "--videos (none) must say how many"),
-        (["--videos=9"], "--videos (9) must be a number of at least 1024"),
-        (["--videos=9999", "--gpus", "0"], "--gpus (0) must be a number of at least 1"),
+        (["--videos=9"], "--videos (9) must be at least 1024"),
+        (["--videos=9999", "--gpus", "0"], "--gpus (0) must be at least 1"),
         (["--videos=9999", "--gpus", "2048"], "--gpus (2048) must divide optim.total_batch (1024)"),
         (["--videos=9999", "--overlap=2"], "--overlap (2.0) must be in [0, 1]"),
         (["--videos=9999", "--network-gb-s=0"], "--network-gb-s (0.0) must be above 0"),
@@ -266,7 +266,7 @@ def test_damaged_figures_are_refused(
         ),
         (
             ["--videos=9", "optim.total_batch=null", "data.batch_size=16"],
-            "must be a number of at least 16",
+            "must be at least 16",
         ),
     ],
 )

@@ -175,9 +175,9 @@ def test_clips_are_of_readable_videos_and_the_others_named(
     assert "\nunreadable, left out: " in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"--clips \(5\) must be at most the 4 videos"):
         _bench([pretrained], listed, num_clips=5)
-    with pytest.raises(ValueError, match=r"--clips \(0\) must be a number of at least 1"):
+    with pytest.raises(ValueError, match=r"--clips \(0\) must be at least 1"):
         _bench([pretrained], listed, num_clips=0)
-    with pytest.raises(ValueError, match=r"--batch-size \(0\) must be a number of at least 1"):
+    with pytest.raises(ValueError, match=r"--batch-size \(0\) must be at least 1"):
         _bench([pretrained], listed, batch_size=0)
 
 

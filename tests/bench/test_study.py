@@ -274,7 +274,7 @@ def test_several_processes_of_one_job_are_refused(
         monkeypatch.setenv(name, value)
     file = _file(tmp_path, _settings(toy))
     assert main(["bench", "ablation", str(file), "-o", str(tmp_path / "out")]) == 2
-    assert "processes of one job (2) must be 1" in capsys.readouterr().err
+    assert "number of processes in one job (2) must be 1" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -305,10 +305,10 @@ def test_several_processes_of_one_job_are_refused(
         ({"comparisons": []}, ["comparisons ()", "epochs, time"]),
         (
             {"comparisons": ["epochs"], "variants": {"hpm": {}, "x": {"comparisons": ["time"]}}},
-            ["variants.x.comparisons (time)", "of epochs"],
+            ["variants.x.comparisons (time)", "chosen from epochs"],
         ),
         ({"variants": {"hpm": {}, "x": {"settings": "run.seed=2"}}}, ["run.seed=2", "left out"]),
-        ({"variants": {"hpm": {}, "a/b": {}}}, ["a/b", "folders"]),
+        ({"variants": {"hpm": {}, "a/b": {}}}, ["a/b", "a folder name"]),
         ({"variants": {"hpm": {"seedz": 2}}}, ["variants.hpm.seedz", "unknown", "seeds"]),
         ({"variants": {"hpm": 3}}, ["variants.hpm (3)", "group"]),
         ({"variants": {"hpm": {}, "x": {"settings": "masking.mask_ratio=2"}}}, ["mask_ratio (2"]),
@@ -320,7 +320,7 @@ def test_several_processes_of_one_job_are_refused(
         ({"comparisons": ["epoch"]}, ["comparisons (epoch)", "epochs, time"]),
         (
             {"variants": {"hpm": {}, "x": {"comparisons": ["speed"]}}},
-            ["variants.x.comparisons (speed)", "must be of epochs"],
+            ["variants.x.comparisons (speed)", "must be chosen from epochs"],
         ),
         (
             {"variants": {"hpm": {}, "x": {"pretrain": False, "comparisons": ["epochs"]}}},
@@ -674,7 +674,7 @@ def test_a_variant_named_by_a_number_is_refused(
     file = tmp_path / "study.yaml"
     file.write_text("variants: {hpm: {}, 0.1: {settings: teacher.token_ratio=0.1}}\n")
     assert main(["bench", "ablation", str(file), "-o", str(tmp_path / "out")]) == 2
-    said = f"config ({file}): variants (0.1) must have texts as names"
+    said = f"config ({file}): variants (0.1) must be a name, not a number"
     assert said in capsys.readouterr().err
 
 
@@ -851,7 +851,7 @@ def test_a_cell_in_work_by_another_process_is_left_to_it(
         assert other.stdout.readline() == "held\n"
         assert main(command) == 0
         assert tried == ["plain"]
-        assert "in work elsewhere: toy/epochs/hpm/seed0" in capsys.readouterr().out
+        assert "running in another process: toy/epochs/hpm/seed0" in capsys.readouterr().out
         other.stdin.close()
     assert main(command) == 0
     assert tried == ["plain", "hpm"]

@@ -494,6 +494,6 @@ def test_a_mistake_from_a_shell_is_exit_code_2(tmp_path: Path) -> None:
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(
-        f"hpm-video pretrain: config ({tmp_path / 'nowhere.yaml'}) does not exist, neither"
+        f"hpm-video pretrain: config ({tmp_path / 'nowhere.yaml'}) does not exist, as a file"
     )
     assert done.stdout == ""

@@ -632,7 +632,7 @@ def test_other_files_are_not_overwritten(
         (["--split", "val"], "split (val) of UCF101 must be one of train, test"),
         (["--fold", "4"], "fold (4) of UCF101 must be 1, 2 or 3"),
         (["--fold", "0"], "fold (0) of UCF101 must be 1, 2 or 3"),
-        (["--root", "x"], "--root (x) must be used with --manifest only"),
+        (["--root", "x"], "--root (x) must be used with --manifest"),
         (["--classes", "nowhere.txt"], "nowhere.txt does not exist"),
     ],
 )
@@ -645,7 +645,7 @@ def test_options_that_do_not_fit(
 def test_options_of_data_sets_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("--folder", tmp_path, "-o", tmp_path / "m.csv", "--split", "val")
     assert (
-        "--split (val) must be used with the official files of a data set or --manifest only"
+        "--split (val) must be used with a data set, such as --ucf101, or --manifest"
         in _refusal(capsys, *arguments)
     )
     for given in ([], ["--folder", "a", "--list", "b"]):

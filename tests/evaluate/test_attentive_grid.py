@@ -245,9 +245,15 @@ def test_the_global_random_state_stays_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"lrs": [0.0]}, r"probe\.grid\.lrs \(\[0\.0\]\) must be different numbers above 0"),
-        ({"weight_decays": []}, r"probe\.grid\.weight_decays \(\[\]\) must be different numbers"),
-        ({"lrs": [1.0, 1.0]}, r"must be different numbers"),
+        (
+            {"lrs": [0.0]},
+            r"lrs \(\[0\.0\]\) must be one or more different numbers, each above 0",
+        ),
+        (
+            {"weight_decays": []},
+            r"grid\.weight_decays \(\[\]\) must be one or more different numbers",
+        ),
+        ({"lrs": [1.0, 1.0]}, r"must be one or more different numbers"),
         ({"memory_gb": 0.0}, r"probe\.grid\.memory_gb \(0\.0\) must be a number above 0"),
     ],
 )

@@ -468,7 +468,7 @@ def test_a_kept_probe_is_a_classifier(
     folder = tmp_path / "kept"
     assert main(_kept(source, lists, folder, *settings)) == 0
     said = capsys.readouterr().out
-    assert f"kept, as a classifier: {folder}" in said
+    assert f"kept as a classifier: {folder}" in said
     one = ["evaluation.num_clips=1", "evaluation.num_crops=1"]
     results = ["-o", str(tmp_path / "evaluation")]
     assert main(["evaluate", str(folder), *results, *one, *SETTINGS]) == 0

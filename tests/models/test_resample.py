@@ -173,9 +173,9 @@ def test_wrong_grids_get_one_line(
     finetuned: Path, toy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for setting, words in (
-        ("clip.num_frames=5", "clip.num_frames (5) must be a multiple of the tokens' tubelet_size"),
-        ("clip.patch_size=7", "clip.crop_size (32) must be a multiple of the tokens' patch_size"),
-        ("clip.crop_size=0", "clip.crop_size (0) must be a number of at least 1"),
+        ("clip.num_frames=5", "clip.num_frames (5) must be a multiple of the model's tubelet_size"),
+        ("clip.patch_size=7", "clip.crop_size (32) must be a multiple of the model's patch_size"),
+        ("clip.crop_size=0", "clip.crop_size (0) must be at least 1"),
     ):
         assert main(["evaluate", str(finetuned), "--manifest", str(toy), setting]) == 2
         said = capsys.readouterr().err

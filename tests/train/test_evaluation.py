@@ -248,7 +248,7 @@ def test_a_run_from_before_there_was_a_choice_goes_on_as_it_began(
     [
         (["evaluation.patience=2"], "must be 0 while evaluation.every_epochs is 0"),
         (["evaluation.patience=2", "evaluation.every_epochs=1"], "0 without data.val_manifest"),
-        (["evaluation.patience=-1"], "evaluation.patience (-1) must be a number of at least 0"),
+        (["evaluation.patience=-1"], "evaluation.patience (-1) must be at least 0"),
         (["evaluation.best_by=top3"], "evaluation.best_by (top3) must be one of"),
     ],
 )

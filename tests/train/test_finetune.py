@@ -306,7 +306,7 @@ def test_the_average_of_the_weights_is_saved_evaluated_and_followed(
         (["optim.ema_momentum=1"], ["optim.ema_momentum (1.0) must be in [0, 1)"]),
         (["augment.magnitude=11"], ["augment.magnitude (11.0) must be in [0, 10]"]),
         (["augment.erasing=2"], ["augment.erasing (2.0) must be in [0, 1]"]),
-        (["mixing.mixup=-1"], ["mixing.mixup (-1.0) must be a number of at least 0"]),
+        (["mixing.mixup=-1"], ["mixing.mixup (-1.0) must be at least 0"]),
         (["mixing.switch=2"], ["mixing.switch (2.0) must be in [0, 1]"]),
     ],
 )

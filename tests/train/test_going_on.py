@@ -397,7 +397,7 @@ def test_parts_start_fresh_where_that_is_asked_for(tmp_path: Path) -> None:
     assert torch.equal(teacher.encoder.norm.weight, there)
     assert "predictor as in the student: not in model.init_parts" in said
     for wrong in ("[decoder]", "[encoder,decoders]", "[encoder,encoder]", "[all,encoder]"):
-        with pytest.raises(ValueError, match="must be all, or hold encoder and may hold decoder"):
+        with pytest.raises(ValueError, match="must be all, or encoder with any of decoder"):
             _config(f"model.init_parts={wrong}")
 
 

@@ -208,7 +208,10 @@ def _paths_without(package: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [("[wandb,wandb]", "must name each logger once"), ("[comet]", "must be of tensorboard, wandb")],
+    [
+        ("[wandb,wandb]", "must name each logger once"),
+        ("[comet]", "must be one of tensorboard, wandb"),
+    ],
 )
 def test_wrong_names(
     tmp_path: Path,

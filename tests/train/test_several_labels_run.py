@@ -146,7 +146,7 @@ def test_neither_kind_becomes_the_other(
     ):
         refused([*run, *several, wrong], rule)
     for wrong in ("evaluation.best_by=mean_ap", "evaluation.threshold=0.5"):
-        refused([*run, f"data.manifest={one}", wrong], "where videos have one label")
+        refused([*run, f"data.manifest={one}", wrong], "for videos with one label")
     resume = f"run.resume={trained}"
     refused(
         [*run, f"data.manifest={one}", resume, "optim.epochs=30"],

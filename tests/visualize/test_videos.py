@@ -423,7 +423,7 @@ def test_without_a_readable_video_there_is_no_page(
     captured = capsys.readouterr()
     assert captured.out == "" and not list(out.iterdir())
     *reasons, last = captured.err.splitlines()
-    assert last == "hpm-video visualize: no video could be read: no page is written"
+    assert last == "hpm-video visualize: no video could be read, so no page was written"
     assert reasons == [
         f"unreadable: {path}: is not a video, or its header is damaged" for path in broken
     ]

@@ -185,7 +185,7 @@ def test_without_a_token_nothing_is_sent(
     command = ("push", exported, "me/model")
     asked, dry = ask(command, (*command, "--dry-run"))
     assert asked.returncode == 2 and "as there is no token" in asked.stderr
-    assert dry.returncode == 0 and "dry run: nothing was sent" in dry.stdout
+    assert dry.returncode == 0 and "dry run: nothing was uploaded" in dry.stdout
     for done in (asked, dry):
         assert all(path.name in done.stdout for path in exported.iterdir())
         assert "MB to me/model (private if it is new)" in done.stdout

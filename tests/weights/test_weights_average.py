@@ -46,7 +46,7 @@ def test_the_mean_of_a_range(
     output = tmp_path / "mean.pt"
     assert main(["weights", "average", str(run), *arguments, "-o", str(output)]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said == [f"mean of the steps {', '.join(map(str, steps))}", str(output)]
+    assert said == [f"average of steps {', '.join(map(str, steps))}", str(output)]
     state, of_one = load_checkpoint(output), load_checkpoint(pretrained)
     assert state["averaged"] == steps and state["step"] == steps[-1]
     assert state.keys() == {"kind", "config", "step", "model", "averaged"} | (

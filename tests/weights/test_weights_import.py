@@ -438,7 +438,7 @@ def test_our_own_are_not_told_what_they_say(
     command = ["weights", "import", str(tmp_path / "ours.pt"), "-o", str(tmp_path / "out.pt")]
     assert main([*command, "--heads", "1", "--inflate", "centre"]) == 2
     said = capsys.readouterr().err
-    assert "heads (1), inflation (centre) must not be given" in said and said.count("\n") == 1
+    assert "heads (1), inflation (centre) must be left out" in said and said.count("\n") == 1
     assert not (tmp_path / "out.pt").exists()
 
 
