@@ -170,7 +170,7 @@ def test_clips_are_of_readable_videos_and_the_others_named(
     report = _bench([pretrained], listed, views=["tokens"], num_clips=3)
     assert report.settings["clips"] == 3
     capsys.readouterr()
-    with pytest.raises(ValueError, match=r"--clips \(4\): only 3 videos are readable"):
+    with pytest.raises(ValueError, match=r"--clips \(4\) must be at most the 3 readable videos"):
         _bench([pretrained], listed, num_clips=4)
     assert "\nunreadable, left out: " in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"--clips \(5\) must be at most the 4 videos"):

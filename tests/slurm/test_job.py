@@ -229,7 +229,7 @@ def test_requeued_from_outside(tmp_path: Path, arguments: Arguments, undisturbed
     subprocess.run(["scontrol", "requeue", job.job_id], check=True)
     _assert_same_as(undisturbed, folder, job)
     assert _field(job, "Restarts") == "1"
-    assert "SIGTERM: not requeued from here, as the job is being ended" in _logs(job)
+    assert "SIGTERM: the job is being ended, so it does not requeue itself" in _logs(job)
     assert len(_restarts(folder)) == 1
 
 
