@@ -206,9 +206,13 @@ def list_folder(
     rows, missing = rows[: len(tree.videos)], rows[len(tree.videos) :]
     notes = [] if known.source != "the folders" else list(_nested(parts))
     if folders and (without := tree.folders_without_videos):
-        notes.append(f"{len(without)} folders have no video: {first_few(without, 5)}")
+        one = "1 folder has" if len(without) == 1 else f"{len(without)} folders have"
+        notes.append(f"{one} no video: {first_few(without, 5)}")
     if skipped := tree.num_others + len(tree.texts):
-        notes.append(f"{skipped} other files were left out{_of_images(tree)}")
+        some = [os.path.relpath(path, folder) for path in (*tree.some_others, *tree.texts)]
+        some += ["..."] * (skipped > len(some))
+        one = "1 other file was" if skipped == 1 else f"{skipped} other files were"
+        notes.append(f"{one} left out: {first_few(some, 3)}{_of_images(tree)}")
     if tree.no_frames:
         place, why = tree.no_frames[0]
         of = f"{len(tree.no_frames)} folders of images are not listed as videos"
