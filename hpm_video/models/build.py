@@ -1,6 +1,5 @@
 """Model sizes, and building models from settings."""
 
-from collections.abc import Sequence
 from typing import overload
 
 from torch import nn
@@ -16,7 +15,7 @@ from hpm_video.models.baselines import Baseline
 from hpm_video.models.classifier import Classifier
 from hpm_video.models.grid import TokenShape
 from hpm_video.models.hpm import HPM, HPMOutput
-from hpm_video.models.sizes import SIZES, decoder_size, encoder_size
+from hpm_video.models.sizes import SIZES, check_layers, decoder_size, encoder_size
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import ViTSize, init_linear
 
@@ -111,20 +110,10 @@ def _target_outputs(config: PretrainConfig) -> int | None:
         width = size.width
     if width is None:
         raise ValueError(
-            "loss.target_width (null) must be given to build a model of loss.target=frozen: it is "
-            f"the width of loss.target_model ({loss.target_model})"
+            "loss.target_width (null) must be set to build a model with loss.target=frozen; set it "
+            f"to the width of loss.target_model ({loss.target_model})"
         )
     return len(loss.target_layers) * width
-
-
-def check_layers(layers: Sequence[int], depth: int, *, setting: str = "loss.target_layers") -> None:
-    """Raise ValueError if a setting names a block that the model does not have."""
-    wrong = [layer for layer in layers if not -depth <= layer < depth]
-    if wrong or len({layer % depth for layer in layers}) < len(layers):
-        raise ValueError(
-            f"{setting} ({list(layers)}) must name blocks from 0 to {depth - 1}, or from "
-            f"-{depth} to -1, each once: the model has {depth}"
-        )
 
 
 def build_classifier(

@@ -1,5 +1,6 @@
 """Model sizes, and which widths, heads and clips fit each other. Needs no PyTorch."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hpm_video.config import EncoderConfig, ModelConfig
@@ -49,6 +50,16 @@ def decoder_size(config: ModelConfig) -> tuple[int, int]:
     heads = config.decoder_heads or size.decoder_heads
     multiple("model.decoder_width", width, "model.decoder_heads", heads)
     return width, heads
+
+
+def check_layers(layers: Sequence[int], depth: int, *, setting: str = "loss.target_layers") -> None:
+    """Raise ValueError if a setting names a block that the model does not have."""
+    wrong = [layer for layer in layers if not -depth <= layer < depth]
+    if wrong or len({layer % depth for layer in layers}) < len(layers):
+        raise ValueError(
+            f"{setting} ({list(layers)}) must name blocks from 0 to {depth - 1}, or from "
+            f"-{depth} to -1, each once: the model has {depth} blocks"
+        )
 
 
 def heads_of(size: str, heads: int | None) -> int:

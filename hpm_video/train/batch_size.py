@@ -97,7 +97,7 @@ def choose_batch_size(
     needed = memory.fixed + size * config.data.repeats * memory.per_clip
     about = f"about {needed / 1e9:.1f} of {free / 1e9:.1f} GB of GPU memory"
     if size > most_videos:
-        about += ": it may be too little (run.activation_checkpointing=true needs less)"
+        about += ", which may not fit; run.activation_checkpointing=true needs less"
     return BatchChoice(size, about)
 
 

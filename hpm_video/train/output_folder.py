@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
@@ -29,21 +30,22 @@ def check_is_run(config: Any) -> Mapping[str, Any] | None:
             for settings in (config_to_dict(config), there)
         )
         if ours != theirs:
-            free = _free(f"{folder}_{'finetuned' if ours == 'finetune' else 'pretrained'}")
+            folder_of_kind = f"{folder}_{ours.removesuffix('e')}ed"
             raise ValueError(
-                f"run.output_dir ({folder}) holds a {theirs} run: must be free or hold a {ours} "
-                f"run: run.output_dir={free} would do"
+                f"run.output_dir ({folder}) holds a {theirs} run: must be empty or hold a {ours} "
+                f"run; try {_free(folder_of_kind)}"
             )
         return there
     if folder.is_dir() and not all(_LEFTOVERS.fullmatch(name) for name in os.listdir(folder)):
         raise ValueError(
-            f"run.output_dir ({folder}) holds other files: must be empty or a run: "
-            f"run.output_dir={_free(str(folder / 'run'))} would do"
+            f"run.output_dir ({folder}) holds other files: must be empty or a run; "
+            f"try {_free(str(folder / 'run'))}"
         )
     return None
 
 
 def _free(path: str) -> str:
-    """A path that does not exist: this one, or one with a number."""
+    """The setting of a folder that does not exist: this path, or one with a number."""
     names = (path if k == 1 else f"{path}{k}" for k in count(1))
-    return next(name for name in names if not os.path.lexists(name))
+    free = next(name for name in names if not os.path.lexists(name))
+    return shlex.quote(f"run.output_dir={free}")

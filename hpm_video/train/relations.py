@@ -3,9 +3,15 @@
 from pathlib import Path
 
 from hpm_video.config import FinetuneConfig, PretrainConfig
-from hpm_video.method.unit_counts import num_masked_units
+from hpm_video.method.unit_counts import num_reconstructed_tokens
 from hpm_video.models.grid import TokenShape
-from hpm_video.models.sizes import check_baseline_clip, decoder_size, encoder_size
+from hpm_video.models.sizes import (
+    SIZES,
+    check_baseline_clip,
+    check_layers,
+    decoder_size,
+    encoder_size,
+)
 
 
 def check_relations(config: PretrainConfig | FinetuneConfig) -> None:
@@ -26,8 +32,9 @@ def check_relations(config: PretrainConfig | FinetuneConfig) -> None:
     grid = shape.grid(num_frames=data.num_frames, crop_size=data.crop_size)
     if isinstance(config, PretrainConfig):
         decoder_size(config.model)
-        masking, length = config.masking, config.masking.unit_length(grid.time)
-        num_masked_units(grid, mask_ratio=masking.mask_ratio, tube_length=length)
+        if config.loss.target == "ema":
+            check_layers(config.loss.target_layers, model.depth or SIZES[model.size].depth)
+        num_reconstructed_tokens(grid, config.masking)
 
 
 def _takes_sizes_from_weights(config: FinetuneConfig) -> bool:

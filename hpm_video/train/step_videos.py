@@ -56,7 +56,7 @@ def micro_batches(optim: OptimConfig, *, batch_size: int, num_processes: int) ->
         share, rest = divmod(optim.total_batch, num_processes)
         unit = 2 - batch_size % 2  # keep even numbers even: videos may be mixed in pairs
         fitting = [size for size in range(unit, batch_size, unit) if rest + share % size == 0]
-        same_step = f"; for the same steps data.batch_size={fitting[-1]}" if fitting else ""
+        same_step = f"; to keep the steps, set data.batch_size={fitting[-1]}" if fitting else ""
         raise ValueError(
             f"optim.total_batch ({optim.total_batch}) must be a multiple of data.batch_size x "
             f"processes ({batch_size} x {num_processes} = {at_once}), such as {nearest}{same_step}"
@@ -77,8 +77,8 @@ def check_shares(config: PretrainConfig | FinetuneConfig, num_processes: int) ->
         nearest = max(1, round(total / all_ranks)) * all_ranks
         raise ValueError(
             f"optim.total_batch ({total}) must be a multiple of {all_ranks}, so that "
-            f"{num_processes} processes get as many{pairs} videos each: "
-            f"optim.total_batch={nearest} would do"
+            f"{num_processes} processes get the same number of{pairs} videos; "
+            f"try optim.total_batch={nearest}"
         )
     return unit
 
@@ -119,7 +119,7 @@ def _advice(
     is_other = name is not None and not name.startswith(_FOR_FEW)
     if is_other and _takes(num_videos, num_processes, is_finetuning=is_finetuning):
         few = f"{_FOR_FEW} (without a GPU {_FOR_FEW}_cpu)"
-        advice += f", or take the recipe for few videos in place of {name}: {few}"
+        advice += f", or use the recipe for few videos in place of {name}: {few}"
     return advice
 
 

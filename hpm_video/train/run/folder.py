@@ -67,8 +67,8 @@ def check_run_folder(config: Any) -> Path:
         if keys and linked_checkpoint(folder) is not None:
             raise ValueError(
                 f"run.output_dir ({folder}) belongs to a run with other settings "
-                f"({', '.join(keys)}): {_as_there(there, config, keys)}choose another folder, "
-                f"where run.resume={folder} goes on from its last checkpoint with these settings"
+                f"({', '.join(keys)}): {_as_there(there, config, keys)}choose another folder; "
+                f"there, run.resume={folder} continues from its last checkpoint with these settings"
             )
     return folder
 
@@ -143,8 +143,8 @@ def _claim(folder: Path, config: Any, lasts: Sequence[str | None]) -> str | None
         lock_folder(folder)
         if any(last != linked_checkpoint(folder) for last in lasts):
             return (
-                f"run.output_dir ({folder}) went on in another process while this one started: "
-                "start again"
+                f"run.output_dir ({folder}) was continued by another process while this one "
+                "started: start again"
             )
         file = folder / "config.yaml"
         is_new = linked_checkpoint(folder) is None
@@ -156,7 +156,7 @@ def _claim(folder: Path, config: Any, lasts: Sequence[str | None]) -> str | None
     except FolderInUse as error:
         return (
             f"run.output_dir ({folder}) is in use by another process ({error}): "
-            "must be stopped first, or choose another folder"
+            "stop it first, or choose another folder"
         )
     except OSError as error:
         return f"run.output_dir ({folder}) cannot be written to: {error.strerror}"
