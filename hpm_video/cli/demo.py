@@ -27,7 +27,7 @@ _MOST_MEASURED = 64  # clips: reading one takes two processes, .3 s
 NUM_STAGES = 6  # of `demo`, each of which says that it begins
 # What the demo writes beside its own page and the viewer's: address from there, words
 _LINKS = (
-    ("pictures/training.html", "what becomes hard and easy through the pre-training"),
+    ("pictures/training.html", "what becomes hard and easy during pre-training"),
     ("evaluation/finetune/index.html", "what the fine-tuned classifier confuses"),
     ("evaluation/scratch/index.html", "what the classifier from scratch confuses"),
     ("pretrain/log.txt", "log of the pre-training"),
@@ -37,15 +37,15 @@ _LINKS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    text = "folder for what is made (default outputs/demo, or demo_quick, demo_seedN)"
+    text = "folder for the results (default outputs/demo, or demo_quick, demo_seedN)"
     add_output_dir(parser, text)
     add_device(parser)
-    text = "train such a model, and classifiers, and judge them: minutes on 2 CPU cores"
+    text = "train a small model and classifiers, and evaluate them: minutes on 2 CPU cores"
     # Its own name: elsewhere --train is a list of videos, which has to exist
     parser.add_argument("--train", dest="trains", action="store_true", help=text)
-    text = "--train in a fraction of the time, to see that everything runs: learns nothing"
+    text = "--train in a fraction of the time, to check that everything runs; learns nothing"
     parser.add_argument("--quick", action="store_true", help=text)
-    add_numbers(parser, {"seed": "of --train: of weights, order, crops and masks (default 0)"})
+    add_numbers(parser, {"seed": "seed of weights, order, crops and masks for --train (default 0)"})
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -68,7 +68,7 @@ def _show(folder: Path, *, device: Device) -> int:
     print("next:")
     for command, what in (
         ("demo --train", "train it yourself: minutes on 2 CPU cores"),
-        ("visualize RUN VIDEO -o DIR", "such a page of your own model and video"),
+        ("visualize RUN VIDEO -o DIR", "the same page for your own model and video"),
         ("--help", "all commands"),
     ):
         print(f"  {f'hpm-video {command}':<36}  # {what}")
@@ -164,12 +164,12 @@ def demo(
 
     runs = {name: folder / name for name in ("pretrain", "finetune", "scratch")}
     common = [f"run.device={device}", f"run.seed={seed}", *scale.settings]
-    begin("pre-training without labels, masking what is predicted to be hard")
+    begin("pre-training without labels, masking what the model predicts to be hard")
     settings = [f"data.manifest={train}", f"run.output_dir={runs['pretrain']}", *common]
     if not pretrain(load_config(PretrainConfig, find_named("demo/pretrain"), settings)):
         return None
     for name, words in (("finetune", "from the pre-training"), ("scratch", "from scratch")):
-        begin(f"a classifier {words}, of {scale.labelled} videos with labels")
+        begin(f"training a classifier {words}, on {scale.labelled} labelled videos")
         settings = [f"data.manifest={labelled}", f"data.val_manifest={held_out}"]
         settings += [f"run.output_dir={runs[name]}", *common]
         if name == "finetune":
@@ -177,7 +177,7 @@ def demo(
         if not finetune(load_config(FinetuneConfig, find_named("demo/finetune"), settings)):
             return None
 
-    begin(f"both classifiers, and what the pre-training finds hard, on {scale.held_out} new videos")
+    begin(f"evaluating classifiers and predicted losses on {scale.held_out} new videos")
     report = measure_videos(runs["pretrain"], [str(held_out)], most=_MOST_MEASURED)
     assert report.coverage is not None
     views = EvaluateConfig(
@@ -192,7 +192,7 @@ def demo(
     )
     manifest = read_manifest(held_out)
     shown = [manifest.path(index) for index in range(scale.pictures)]
-    begin("pages")
+    begin("writing pages")
     _, results = visualize(runs["pretrain"], shown, folder / "pictures", formats=(), device=device)
     visualize_training(runs["pretrain"], shown[:1], folder / "pictures", device=device)
     rows = [

@@ -17,7 +17,7 @@ from hpm_video.cli.version import ShowVersion
 from hpm_video.runtime.host_memory import keep_freed_memory
 
 JOBS = {
-    "start": "a folder of your videos -> lists, a check, settings that suit them, next commands",
+    "start": "prepare a folder of your videos: lists, a check, suitable settings, next commands",
     "pretrain": "pre-train a model on unlabelled videos",
     "finetune": "fine-tune a classifier on labelled videos",
     "evaluate": "evaluate a fine-tuned classifier: figures, predictions, a page",

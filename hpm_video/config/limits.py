@@ -6,7 +6,8 @@ from typing import Any
 
 def at_least(name: str, value: float | None, low: float) -> None:
     if value is not None and not low <= value < math.inf:  # in this form NaN fails too
-        raise ValueError(f"{name} ({value}) must be a number of at least {low}")
+        finite = "" if value < low else "finite and "  # NaN and inf
+        raise ValueError(f"{name} ({value}) must be {finite}at least {low}")
 
 
 def all_at_least(group: str, settings: Any, **lows: float) -> None:

@@ -39,7 +39,7 @@ def mended(layers: Sequence[Any], faults: list[str]) -> Any:
             return None
         key, value = found
         word = f"{key}={value}"
-        faults.append(refusal if word in refusal else f"{refusal}: {shlex.quote(word)} would do")
+        faults.append(refusal if word in refusal else f"{refusal}; try {shlex.quote(word)}")
         layers.append(OmegaConf.from_dotlist([word]))
 
 

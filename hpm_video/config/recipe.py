@@ -71,8 +71,8 @@ def find_recipe(kind: str, word: str) -> str:
         close = difflib.get_close_matches(Path(name).stem, files, n=3)
         hint = f"did you mean {', '.join(close)}? " if close else ""
         raise FileNotFoundError(
-            f"config ({word}) does not exist, neither as a file nor as a recipe of hpm-video "
-            f"{COMMANDS[kind]}: {hint}`hpm-video recipes` lists all"
+            f"config ({word}) does not exist, as a file or as a recipe of hpm-video "
+            f"{COMMANDS[kind]}: {hint}`hpm-video recipes` lists all recipes"
         ) from error
 
 
@@ -84,13 +84,13 @@ def find_named(name: str) -> Path:
     known = {f"{kind}/{stem}": file for kind in COMMANDS for stem, file in _files(kind).items()}
     matching = [key for key in known if name in (key, key.partition("/")[2])]
     if len(matching) > 1:
-        raise ValueError(f"recipe ({name}) must be one of {', '.join(matching)}")
+        raise ValueError(f"recipe ({name}) is ambiguous: choose {' or '.join(matching)}")
     if not matching:
         stems = sorted({key.partition("/")[2] for key in known})
         close = difflib.get_close_matches(name, [*known, *stems], n=3)
         hint = f"did you mean {', '.join(close)}? " if close else ""
         raise FileNotFoundError(
-            f"recipe ({name}) does not exist: {hint}`hpm-video recipes` lists all"
+            f"recipe ({name}) does not exist: {hint}`hpm-video recipes` lists all recipes"
         )
     return known[matching[0]]
 

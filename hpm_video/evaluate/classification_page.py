@@ -158,7 +158,7 @@ def write_evaluation(
         try:
             strips[index] = read(frame_strip, result.paths[index])
         except VideoReadError as error:
-            strips[index] = f"cannot be read any more: {error.reason}"
+            strips[index] = f"can no longer be read: {error.reason}"
     if isinstance(result, SeveralLabels):
         text = several_labels_page(result, strips)
     else:
@@ -238,7 +238,7 @@ def _first_words(result: Evaluation, confusion: npt.NDArray[np.int64]) -> dict[s
         level, says = "fair", f"That is better than {guess}."
     else:
         level, says = "poor", f"That is no better than {guess}."
-    unreadable = f"{len(result.bad):,} unreadable" + ", count as wrong" * bool(result.bad)
+    unreadable = f"{len(result.bad):,} unreadable" + ", counted as wrong" * bool(result.bad)
     tiles = [
         ("accuracy (top-1)", f"{top1:.1%}", f"{right:,} of {of:,} videos"),
         ("chance", f"{chance:.1%}", f"1 of {result.num_classes:,} classes"),
@@ -246,10 +246,12 @@ def _first_words(result: Evaluation, confusion: npt.NDArray[np.int64]) -> dict[s
         ("balanced accuracy", f"{figures['balanced_accuracy']:.1%}", "mean over classes"),
     ]
     if figures["top5"] is not None:
-        tiles.append(("top-5 accuracy", f"{figures['top5']:.1%}", "label among the 5 best"))
+        tiles.append(
+            ("top-5 accuracy", f"{figures['top5']:.1%}", "label among the 5 highest scores")
+        )
     if figures["loss"] is not None:
         tiles.append(("loss", f"{figures['loss']:.3f}", "cross-entropy"))
-    words = f"The classifier is right in {right:,} of {of:,} videos. {says}"
+    words = f"The classifier is right on {right:,} of {of:,} videos. {says}"
     return {"verdict": words, "level": level, "tiles": tiles}
 
 
@@ -262,7 +264,7 @@ def _class(result: Evaluation, found: ClassResult) -> dict[str, object]:
         "accuracy": "" if found.accuracy is None else f"{found.accuracy:.1%}",
         "share": found.accuracy or 0.0,
         "says": f"{found.right:,} of {found.videos:,} videos right"
-        + f"; most often called {confused}" * bool(confused),
+        + f"; most often confused with {confused}" * bool(confused),
         "videos": found.videos,
         "unreadable": found.unreadable,
         "confused": confused,
@@ -272,9 +274,9 @@ def _class(result: Evaluation, found: ClassResult) -> dict[str, object]:
 def _clip(result: Evaluation, index: int, strip: bytes | str) -> dict[str, object]:
     label, predicted = int(result.labels[index]), int(result.predicted[index])
     scores = result.scores[index]
-    words = f"called {result.class_name(predicted)} ({scores[predicted]:.3f})"
+    words = f"predicted {result.class_name(predicted)} ({scores[predicted]:.3f})"
     if label != predicted:
-        words += f", is {result.class_name(label)} ({scores[label]:.3f})"
+        words += f", labelled {result.class_name(label)} ({scores[label]:.3f})"
     return clip_shown(result.paths[index], [words], strip)
 
 

@@ -168,11 +168,11 @@ def measure_mining(
     if moving is not None:
         if moving.shape != measured.shape:
             raise ValueError(
-                f"moving of shape {tuple(moving.shape)} must be {tuple(measured.shape)}"
+                f"moving must have shape {tuple(measured.shape)}, not {tuple(moving.shape)}"
             )
         covered = unit_scores(moving.to(losses), grid, tube_length)
         if not bool(covered.any()):
-            raise ValueError("moving must cover a part of at least one token; it is all 0")
+            raise ValueError("moving must cover part of at least one token: it is all 0")
     ask = partial(source_scores, pretrained, clips, seed=seed, num_views=num_views, given=given)
     sources: dict[MaskSource, Agreement] = {}
     for source in JUDGED:

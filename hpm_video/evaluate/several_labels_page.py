@@ -199,14 +199,14 @@ def _tiles(result: SeveralLabels) -> list[tuple[str, str, str]]:
         "loss": (figures["loss"], "binary cross-entropy"),
     }
     tiles = [(k, f"{value:.3f}", more) for k, (value, more) in values.items() if value is not None]
-    unreadable = f"{len(result.bad):,} unreadable" + ", which have the score 0" * bool(result.bad)
+    unreadable = f"{len(result.bad):,} unreadable" + ", scored 0" * bool(result.bad)
     return [*tiles, ("videos", f"{of:,}", unreadable)]
 
 
 def _in_words(result: SeveralLabels, index: int) -> list[str]:
     """Predicted and labelled classes of a video as text, highest scores first."""
     scores, found = result.scores[index], []
-    for verb, of in (("called", result.predicted[index]), ("has", result.labels[index])):
+    for verb, of in (("predicted", result.predicted[index]), ("labelled", result.labels[index])):
         labels = sorted(np.flatnonzero(of).tolist(), key=lambda label: -scores[label])
         words = [f"{result.class_name(label)} ({scores[label]:.3f})" for label in labels]
         more = ", ..." if len(words) > _MAX_NAMED else ""

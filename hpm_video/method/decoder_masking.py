@@ -25,15 +25,15 @@ def num_reconstructed_tokens(grid: TokenGrid, masking: MaskingConfig) -> int:
     kept = round((1 - ratio) * masked)
     if kept < 1:
         raise ValueError(
-            f"masking.decoder_mask_ratio ({ratio}) leaves 0 of {masked} masked tokens "
-            "to reconstruct: at least one must be"
+            f"masking.decoder_mask_ratio ({ratio}) must leave at least one of {masked} masked "
+            "tokens to reconstruct; lower it"
         )
     if _remasks(masking) and (length % _CELL or grid.height % 2 or grid.width % 2):
         raise ValueError(
             f"masking.decoder_mask (videomae_v2) of {grid} and mining units of {length} time steps "
-            f"would keep more tokens of some clips: time steps of a unit must be a multiple of "
-            f"{_CELL}, rows and columns even. Choose such a clip and masking.tube_length, or "
-            "masking.decoder_mask=running_cell"
+            "would keep more tokens of some clips than of others: a unit must have a multiple of "
+            f"{_CELL} time steps, and rows and columns must be even. Change the clip or "
+            "masking.tube_length, or set masking.decoder_mask=running_cell"
         )
     return kept
 

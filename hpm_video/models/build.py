@@ -138,8 +138,8 @@ def _target_outputs(config: PretrainConfig) -> int | None:
         width = size.width
     if width is None:
         raise ValueError(
-            "loss.target_width (null) must be given to build a model of loss.target=frozen: it is "
-            f"the width of loss.target_model ({loss.target_model})"
+            "loss.target_width (null) must be set to build a model with loss.target=frozen; set it "
+            f"to the width of loss.target_model ({loss.target_model})"
         )
     return len(loss.target_layers) * width
 
@@ -150,7 +150,7 @@ def check_layers(layers: Sequence[int], depth: int, *, setting: str = "loss.targ
     if wrong or len({layer % depth for layer in layers}) < len(layers):
         raise ValueError(
             f"{setting} ({list(layers)}) must name blocks from 0 to {depth - 1}, or from "
-            f"-{depth} to -1, each once: the model has {depth}"
+            f"-{depth} to -1, each once: the model has {depth} blocks"
         )
 
 

@@ -75,7 +75,7 @@ def resample_embedding(weight: Tensor, old: TokenShape, new: TokenShape) -> Tens
     like an image would scale embeddings by P' / P instead.
     """
     if weight.shape[1] != old.num_values:
-        raise ValueError(f"weight {tuple(weight.shape)} is none of an embedding of {old}")
+        raise ValueError(f"weight {tuple(weight.shape)} does not fit an embedding of {old}")
     if old == new:
         return weight
     # Weights are multiplied with the pseudo-inverse of the matrix that resizes pixels
@@ -93,7 +93,7 @@ def resample_head(values: Tensor, old: TokenShape, new: TokenShape) -> Tensor:
     The new output equals the old one resized to the new token shape (linear, with antialiasing).
     """
     if len(values) != old.num_values:
-        raise ValueError(f"values {tuple(values.shape)} are none of a head for {old}")
+        raise ValueError(f"values {tuple(values.shape)} do not fit a head for {old}")
     if old == new:
         return values
     time = _resizing(old.tubelet_size, new.tubelet_size)

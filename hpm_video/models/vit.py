@@ -50,7 +50,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        assert width % heads == 0, f"width {width} of {heads} heads"
+        assert width % heads == 0, f"width {width} must be a multiple of {heads} heads"
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))

@@ -69,13 +69,12 @@ def _lacking(config: PretrainConfig | FinetuneConfig) -> Iterator[str]:
     """Faults: settings that must be given, and files that do not exist."""
     if not config.run.output_dir:
         yield (
-            "run.output_dir (null) must name a folder for the run: run.output_dir=outputs/first "
-            "would do"
+            "run.output_dir (null) must name a folder for the run: set run.output_dir=outputs/first"
         )
     if not config.data.manifest:
         yield (
-            "data.manifest ([]) must name a list of videos: hpm-video data list --folder VIDEOS "
-            "-o train.csv makes one, then data.manifest=train.csv"
+            "data.manifest ([]) must name a list of videos: run hpm-video data list --folder "
+            "VIDEOS -o train.csv, then set data.manifest=train.csv"
         )
     lists = [("data.manifest", config.data.manifest)]
     if isinstance(config, FinetuneConfig):

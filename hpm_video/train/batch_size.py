@@ -81,7 +81,7 @@ def choose_batch_size(
         pairs = " pairs of" if unit == 2 else ""
         raise ValueError(
             f"optim.total_batch ({total}) must be a multiple of {unit * world.size}, so that "
-            f"{world.size} processes get as many{pairs} videos each"
+            f"{world.size} processes get the same number of{pairs} videos"
         )
     share = total // world.size
     sizes = [size for size in range(unit, share + 1, unit) if share % size == 0]
@@ -102,7 +102,7 @@ def choose_batch_size(
     needed = memory.fixed + size * config.data.repeats * memory.per_clip
     about = f"about {needed / 1e9:.1f} of {free / 1e9:.1f} GB of GPU memory"
     if size > most_videos:
-        about += ": it may be too little (run.activation_checkpointing=true needs less)"
+        about += ", which may not fit; run.activation_checkpointing=true needs less"
     return BatchChoice(size, about)
 
 

@@ -76,8 +76,9 @@ def _pretrain(
     start = find_start(config, folder, kind="pretrain", total_steps=steps.total, data=data_of_steps)
     if start.state is not None and (before := tokens_of(start.state).grid) != grid:
         raise ValueError(
-            f"checkpoint ({start.source}) is of clips of {before}: must be the same to go on with, "
-            f"not {grid}; model.init={start.source} in place of run.resume begins with its weights"
+            f"checkpoint ({start.source}) was trained on clips of {before}: must be {grid} to "
+            f"continue; to start a new run from its weights, set model.init={start.source} "
+            "instead of run.resume"
         )
     config, choices = choose_for_machine(config, world, state=start.state)
     optim = config.optim

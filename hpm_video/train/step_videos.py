@@ -47,7 +47,7 @@ def micro_batches(optim: OptimConfig, *, batch_size: int, num_processes: int) ->
         share, rest = divmod(optim.total_batch, num_processes)
         unit = 2 - batch_size % 2  # keep even numbers even: videos may be mixed in pairs
         fitting = [size for size in range(unit, batch_size, unit) if rest + share % size == 0]
-        same_step = f"; for the same steps data.batch_size={fitting[-1]}" if fitting else ""
+        same_step = f"; to keep the steps, set data.batch_size={fitting[-1]}" if fitting else ""
         raise ValueError(
             f"optim.total_batch ({optim.total_batch}) must be a multiple of data.batch_size x "
             f"processes ({batch_size} x {num_processes} = {at_once}), such as {nearest}{same_step}"
@@ -84,10 +84,10 @@ def _advice(data: DataConfig, optim: OptimConfig, *, num_videos: int, num_proces
     if not _takes(num_videos, num_processes, is_finetuning=is_finetuning):
         return addition
     if is_finetuning:
-        return f"{addition}, or pre-train and fine-tune with the recipes named own_videos"
+        return f"{addition}, or pre-train and fine-tune with the own_videos recipes"
     lists = data.manifest[0] if len(data.manifest) == 1 else f"[{','.join(data.manifest)}]"
     words = shlex.join([f"data.manifest={lists}", "run.output_dir=outputs/own_videos"])
-    return f"{addition}, or take the recipe for few videos: hpm-video pretrain own_videos {words}"
+    return f"{addition}, or use the recipe for few videos: hpm-video pretrain own_videos {words}"
 
 
 def _takes(num_videos: int, num_processes: int, *, is_finetuning: bool) -> bool:

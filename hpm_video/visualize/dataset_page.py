@@ -100,7 +100,7 @@ def _tiles(found: Hardness) -> list[tuple[str, str, str]]:
     kind = "predicted" if found.measured is None else "measured"
     return [
         ("clips", f"{len(found.indices):,}", f"{len(found.bad):,} videos unreadable"),
-        (f"{kind} loss, mean", f"{losses.mean():.4f}", f"from {low} to {high}"),
+        (f"mean {kind} loss", f"{losses.mean():.4f}", f"from {low} to {high}"),
         ("classes", f"{len(np.unique(found.labels[found.labels >= 0])):,}", ""),
     ]
 

@@ -144,8 +144,8 @@ def test_a_run_may_go_on_with_other_logging(
     [
         (("model.width=64",), ["does not fit", "(32, 384)", "(64, 384)"]),
         (("model.predictor_depth=2",), ["does not fit", "predictor.blocks.1"]),
-        (("optim.epochs=1",), ["is of step 12", "only 6 steps"]),
-        (("optim.epochs=2",), ["is of step 12", "only 12 steps"]),  # nothing is left to train
+        (("optim.epochs=1",), ["is from step 12", "only 6 steps"]),
+        (("optim.epochs=2",), ["is from step 12", "only 12 steps"]),  # nothing is left to train
     ],
 )
 def test_a_checkpoint_that_does_not_fit(
@@ -171,10 +171,10 @@ def test_mining_cannot_resume_a_run_without_teacher(
     plain = tmp_path / "plain"
     assert main(pretrain_arguments(plain, *settings)) == 0
     line = _refusal(pretrain_arguments(tmp_path / "run", f"run.resume={plain}"), capsys)
-    assert f"checkpoint ({plain}) has no teacher: this run mines" in line
+    assert f"checkpoint ({plain}) has no teacher, but this run mines" in line
     assert not (tmp_path / "run").exists()
     # What it says helps
-    assert f"model.init={plain} in place of run.resume" in line
+    assert f"set model.init={plain} instead of run.resume" in line
     settings = (f"model.init={plain}", "optim.epochs=1")
     assert main(pretrain_arguments(tmp_path / "run", *settings)) == 0
 
@@ -321,8 +321,8 @@ def test_a_list_that_names_videos_again_is_noticed(
     assert main(pretrain_arguments(tmp_path / "run", *settings, "optim.epochs=1")) == 0
     again = len(positions.read_text().splitlines()) - 1
     head = (tmp_path / "run" / "log.txt").read_text().splitlines()[:2]
-    assert f"warning: {again} rows of data.manifest name a video that is there already" in head[1]
-    assert "columns that are not used: frame, y, x, radius" in head[0]  # of the second list
+    assert f"warning: {again} rows of data.manifest name a video of an earlier row" in head[1]
+    assert "unused columns: frame, y, x, radius" in head[0]  # of the second list
 
 
 def test_too_many_bad_videos_stop_the_run(
@@ -372,7 +372,7 @@ def test_data_that_are_not_there_stop_the_run(
     (line,) = done.stderr.splitlines()
     assert re.search(
         r"^hpm-video pretrain: 20 videos in a row are unreadable, the last .*gone_\d+.mp4: "
-        r"no such file; not one file was there: is data.root \(.*wrong\) right\?$",
+        r"no such file; no file was found: check data.root \(.*wrong\)$",
         line,
     )
     log = (tmp_path / "run" / "log.txt").read_text()
@@ -494,6 +494,6 @@ def test_a_mistake_from_a_shell_is_exit_code_2(tmp_path: Path) -> None:
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(
-        f"hpm-video pretrain: config ({tmp_path / 'nowhere.yaml'}) does not exist, neither"
+        f"hpm-video pretrain: config ({tmp_path / 'nowhere.yaml'}) does not exist, as a file"
     )
     assert done.stdout == ""

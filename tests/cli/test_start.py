@@ -72,7 +72,7 @@ def test_from_a_folder_to_a_model(
     assert "quick check of 33 videos: 32 ok, 0 damaged, 1 bad" in out and "broken.mp4: " in out
     full = shlex.join(["hpm-video", "data", "check", f"{made.name}/train.csv"])
     assert full in out and full in html.unescape((made / "check.html").read_text())
-    assert "to learn from: 24 videos of 4 classes" in out and "not promised" in out
+    assert "to train on: 24 videos of 4 classes" in out and "not guaranteed" in out
     pretraining = load_config(PretrainConfig, made / "pretrain.yaml")
     assert pretraining.run.output_dir == str(made / "pretrained")
     assert load_config(FinetuneConfig, made / "finetune.yaml").model.init == str(
@@ -142,7 +142,7 @@ def test_a_folder_whose_videos_are_all_broken(
     (tmp_path / "bad" / "1.mp4").write_bytes(b"no video")
     assert main(["start", str(tmp_path / "bad"), "-o", str(tmp_path / "new")]) == 2
     (said,) = capsys.readouterr().err.splitlines()
-    assert "has no video that can be read" in said
+    assert "has no readable video" in said
 
 
 def test_the_folder_itself_is_no_place_to_write_to(
@@ -151,7 +151,7 @@ def test_the_folder_itself_is_no_place_to_write_to(
     before = _digest(folder)
     monkeypatch.chdir(folder)
     assert main(["start", "."]) == 2
-    assert "must lie outside of ., which nothing is written to: add -o " in capsys.readouterr().err
+    assert "must lie outside of ., where nothing is written: add -o " in capsys.readouterr().err
     assert _digest(folder) == before
 
 

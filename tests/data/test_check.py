@@ -175,7 +175,9 @@ def test_an_index_takes_the_place_of_no_other_file(
 ) -> None:
     (videos / "m.csv").write_text("path\nlong.avi\n")
     (videos / "m.csv.index").write_text("my own notes")
-    assert "m.csv.index must be an index" in _refusal([str(videos / "m.csv")], capsys)
+    assert "m.csv.index must not exist or be the index of a list" in _refusal(
+        [str(videos / "m.csv")], capsys
+    )
     assert (videos / "m.csv.index").read_text() == "my own notes"
 
 
@@ -412,7 +414,7 @@ def test_a_list_that_changes_meanwhile_is_not_written_over(
         manifest.write_text("path\nlong.avi\na b.mp4\n")
 
     monkeypatch.setattr(Journal, "add", add_and_edit)
-    with pytest.raises(ValueError, match="was changed while it was checked"):
+    with pytest.raises(ValueError, match="changed during the check"):
         check.check_manifest(manifest)
     assert manifest.read_text() == "path\nlong.avi\na b.mp4\n"
 

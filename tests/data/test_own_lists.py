@@ -41,7 +41,7 @@ def test_a_share_of_each_class_is_held_out(toy: Path) -> None:
     labels = [label for _, label in found["val"]]
     assert sorted(labels) == ["0", "0", "1", "1", "2"] and len(found["train"]) == 18
     assert not set(found["train"]) & set(found["val"])
-    assert "held out to judge on: 5 videos, 20% of each class" in notes
+    assert "held out for evaluation: 5 videos, 20% of each class" in notes
     assert Path("out/classes.txt").read_text().split() == ["a", "b", "pair", "rare"]
 
 
@@ -90,7 +90,7 @@ def test_others_to_judge_on(toy: Path) -> None:
 
 def test_folders_that_are_no_classes(toy: Path) -> None:
     _videos(toy, "v/monday/1.mp4", "v/tuesday/2.mp4", "v/3.mp4")
-    with pytest.raises(ValueError, match="--no-labels takes all"):
+    with pytest.raises(ValueError, match="--no-labels lists all videos"):
         _listed("v")
     found, notes = _listed("v", labels=False)
     assert {label for _, label in found["train"]} == {""} and found.keys() == {"train"}

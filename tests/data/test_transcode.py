@@ -431,7 +431,7 @@ def test_mistakes_are_one_line(
         assert "running already" in refusal(manifest)
     other = write_indexed_video(tmp_path / "others" / "run" / "long.mp4", 5).parents[1]
     (other / "m.csv").write_text("path\nrun/long.mp4\n")
-    assert f"was made of {videos / 'run' / 'long.mkv'}" in refusal(other / "m.csv")
+    assert f"was made from {videos / 'run' / 'long.mkv'}" in refusal(other / "m.csv")
     assert open_video(tmp_path / "out" / "run" / "long.mp4").num_frames == 40
     # A list whose videos are there already, under the names of results
     shutil.copy(tmp_path / "out" / "m.csv", tmp_path / "out" / "again.csv")

@@ -93,7 +93,7 @@ def test_a_page_of_any_number_of_classes(tmp_path: Path, num_classes: int) -> No
     low, high = ends(worst_first(class_results(result.confusion())))
     clips = [*worst(result, MAX_WORST), *(k for r in low for k in clips_of(result, r, right=False))]
     clips += [k for r in high for k in clips_of(result, r, right=True)]
-    assert text.count("cannot be read any more: no such file") == len(clips)
+    assert text.count("can no longer be read: no such file") == len(clips)
 
 
 def test_the_cells_of_a_small_matrix() -> None:
@@ -208,6 +208,6 @@ def test_the_page_has_the_strips_of_the_worst_clips(tmp_path: Path) -> None:
     result = Evaluation(scores, np.array([1, 1, 0]), paths, ())
     text = write_evaluation(result, tmp_path / "out", num_workers=0, timeout_s=None).read_text()
     assert text.count("data:image/jpeg;base64,") == 4  # with those of the classes
-    _, mistakes = text.split("Surest mistakes")
-    first, second = "called 0 (0.900), is 1 (0.100)", "called 1 (0.600), is 0"
+    _, mistakes = text.split("Most confident mistakes")
+    first, second = "predicted 0 (0.900), labelled 1 (0.100)", "predicted 1 (0.600), labelled 0"
     assert mistakes.index(first) < mistakes.index(second)

@@ -302,7 +302,7 @@ def test_mistakes_are_one_line(
         (_windows(pretrained, long_video, tmp_path / "x.csv"), "must end in .npz or .safetensors"),
         (_windows(pretrained, long_video, taken), f"output ({taken}) is a file: must be a folder"),
         ([*of_list, str(tmp_path / "x.npz"), "--stride", "4"], "x.npz) must be a folder: "),
-        ([*of_list, str(videos.parent), "--stride", "4"], "its index.csv is not of ours"),
+        ([*of_list, str(videos.parent), "--stride", "4"], "hpm-video did not write its index.csv"),
         (["features", str(pretrained), "--manifest", *SETTINGS, "-o", "x"], "--manifest must have"),
         (_windows(pretrained, long_video, tmp_path / "x.npz", "--window", "3"), "num_frames (3)"),
         (_windows(pretrained, long_video, tmp_path / "x.npz", "--stride", "0"), "stride (0)"),
@@ -379,7 +379,7 @@ def test_calls_raise_what_they_say(classifier: Path, pretrained: Path, tmp_path:
         hpm_video.embed(tmp_path / "none.mp4", checkpoint=pretrained)
     with pytest.raises(FileNotFoundError):
         hpm_video.classify(tmp_path / "none.mp4", checkpoint=tmp_path / "none")
-    with pytest.raises(ValueError, match="is of kind pretrain: must be finetune"):
+    with pytest.raises(ValueError, match="must be of kind finetune, not pretrain"):
         hpm_video.classify(tmp_path / "none.mp4", checkpoint=pretrained)
     with pytest.raises(ValueError, match=r"num_clips \(0\)"):
         hpm_video.embed(tmp_path / "none.mp4", checkpoint=pretrained, num_clips=0)
@@ -413,7 +413,7 @@ def test_a_pipe_is_no_file_of_features(tmp_path: Path, suffix: str) -> None:
     os.mkfifo(path)
     descriptor = os.open(path, os.O_RDWR)
     try:
-        with pytest.raises(ValueError, match="must be a regular file: is a pipe"):
+        with pytest.raises(ValueError, match="must be a regular file, but is a pipe"):
             read_features(path)
     finally:
         os.close(descriptor)

@@ -169,7 +169,7 @@ def test_the_page_and_the_table_of_classes() -> None:
     text = several_labels_page(replace(result, classes=("<a>", "b", "c", "d")), {worst[0]: "gone"})
     assert "1 classes have none" in text and "&lt;a&gt;" in text and "<a>" not in text
     assert f"<dt>mean AP</dt><dd><b>{result.mean_ap():.3f}</b>" in text
-    assert result.paths[worst[0]] in text and "3 unreadable, which have the score 0" in text
+    assert result.paths[worst[0]] in text and "3 unreadable, scored 0" in text
 
 
 def test_the_page_judges_and_shows_the_ends() -> None:

@@ -459,7 +459,7 @@ def test_kept_tokens_follow_the_generator_and_the_place_in_the_batch(pattern: st
     [
         (1.0, r"masking.decoder_mask_ratio \(1.0\) must be in \[0, 1\)"),
         (-0.5, r"masking.decoder_mask_ratio \(-0.5\) must be in \[0, 1\)"),
-        (0.99, r"masking.decoder_mask_ratio \(0.99\) leaves 0 of 28 masked tokens"),
+        (0.99, r"masking.decoder_mask_ratio \(0.99\) must leave at least one of 28 masked tokens"),
     ],
 )
 def test_bad_decoder_mask_ratios_are_refused(ratio: float, message: str) -> None:

@@ -211,7 +211,7 @@ def test_a_refused_batch_names_a_size_that_keeps_the_steps(
     optim = OptimConfig(total_batch=total_batch)
     with pytest.raises(ValueError, match="must be a multiple of") as refused:
         micro_batches(optim, batch_size=batch_size, num_processes=num_processes)
-    found = re.search(r"for the same steps data\.batch_size=(\d+)$", str(refused.value))
+    found = re.search(r"to keep the steps, set data\.batch_size=(\d+)$", str(refused.value))
     assert (found and int(found[1])) == advice
     if advice is not None:
         assert micro_batches(optim, batch_size=advice, num_processes=num_processes) >= 1

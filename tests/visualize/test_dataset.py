@@ -55,8 +55,8 @@ def test_every_number_of_the_page_is_in_the_tables(made: Path) -> None:
     shown = dict(re.findall(r'<th scope="row">([^<]+)<td class="number">(-?[\d.]+)', text))
     for words, name in (
         ("Spearman, predicted with measured", "spearman"),
-        ("the same, of tubes (row, column)", "tube_spearman"),
-        ("place alone with measured", "position_alone"),
+        ("the same over tubes (row, column)", "tube_spearman"),
+        ("position alone with measured", "position_alone"),
         ("centre bias, measured", "measured_centre_bias"),
         ("hard tubes in the centre, predicted", "predicted_central_share"),
     ):
@@ -131,7 +131,7 @@ def test_what_a_checkpoint_cannot_tell_is_said(
     assert found is not None and found.measured is None
     text = page.read_text(encoding="utf-8")
     assert "never compares two clips" in text and "Mean rank, measured" not in text
-    with pytest.raises(ValueError, match=r"^checkpoint has no loss predictor"):
+    with pytest.raises(ValueError, match=r"^checkpoint must have a loss predictor"):
         visualize_list(run, [listed], tmp_path / "c", num_masks=0, **options)
 
 
@@ -203,7 +203,7 @@ def test_videos_of_several_labels(
     command = ["visualize", str(pretrained), "--manifest", str(tmp_path / "list.csv")]
     command += ["-o", str(tmp_path / "out"), *OPTIONS]
     assert main(command) == 2
-    assert "visualize takes --no-labels" in capsys.readouterr().err
+    assert "for visualize, --no-labels" in capsys.readouterr().err
     assert main([*command, "--no-labels"]) == 0
     assert [row["class"] for row in rows(tmp_path / "out" / "clips.csv")] == [""] * 3
 

@@ -288,7 +288,7 @@ def _sections(report: Report) -> list[tuple[str, Named]]:
     sections = [
         ("Bad, and left out of training", report.bad),
         ("Damaged, and used unless data.max_damage says otherwise", report.damaged),
-        ("Ok, and unusual", report.unusual),
+        ("Ok, but unusual", report.unusual),
     ]
     return [(title, named) for title, named in sections if named.num_videos]
 

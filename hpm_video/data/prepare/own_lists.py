@@ -73,7 +73,7 @@ def list_own_videos(
     names = set(filter(None, map(label_of, rows_of(lists["train"]))))
     if not labels or len(names) == 1:
         if labels:
-            notes.append("all videos are of one class, which leaves nothing to tell apart")
+            notes.append("all videos are of one class: there is nothing to classify")
         for file in lists.values() if names else ():
             write_manifest(file, [{**row, "label": None} for row in rows_of(file)])
         classes.unlink(missing_ok=True)
@@ -88,9 +88,9 @@ def list_own_videos(
             write_manifest(train, learnt)
             lists["val"] = output
         notes.append(
-            f"held out to judge on: {len(held)} videos, {held_out:.0%} of each class, picked by a "
-            "hash of their paths; name others by --val, so that clips of one recording are on one "
-            "side"
+            f"held out for evaluation: {len(held)} videos, {held_out:.0%} of each class, chosen by "
+            "a hash of their paths; choose your own with --val, to keep clips of one recording "
+            "together"
         )
     return lists, notes
 
@@ -136,7 +136,7 @@ def _refuse_tars(folder: str) -> None:
     tars = [name for name in sorted(os.listdir(folder)) if is_shards(name)]
     if tars and not VideoTree(folder).videos:
         raise ValueError(
-            f"{folder} must hold videos, and holds tars: name one, or a pattern of several such as "
-            f"train-{{0000..0123}}.tar: hpm-video start "
-            f"{shlex.quote(os.path.join(folder, tars[0]))}"
+            f"{folder} must hold videos, but holds tars; name one, or a pattern for several "
+            f"such as train-{{0000..0123}}.tar: `hpm-video start "
+            f"{shlex.quote(os.path.join(folder, tars[0]))}`"
         )

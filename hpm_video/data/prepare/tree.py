@@ -119,7 +119,7 @@ def _why_no_frames(files: Sequence[tuple[str, bool]], *, sure: bool) -> str | No
     missing = num_missing(frames.numbers)
     if sure or len(frames) >= missing:
         return None
-    return f"{missing} of the numbers between its {len(frames)} images are missing"
+    return f"{missing} numbers between those of its {len(frames)} images are missing"
 
 
 def _folders_below(folder: str) -> Iterator[tuple[str, list[tuple[str, bool]]]]:

@@ -72,7 +72,8 @@ def check_run_folder(config: Any) -> Path:
         )
         if ours != theirs:
             raise ValueError(
-                f"run.output_dir ({folder}) holds a {theirs} run: must be free or hold a {ours} run"
+                f"run.output_dir ({folder}) holds a {theirs} run: must be empty or hold a {ours} "
+                "run"
             )
         keys = changed_settings(config, there)
         if "optim.epochs" in keys and _goes_further(config, there):
@@ -81,8 +82,8 @@ def check_run_folder(config: Any) -> Path:
         if keys and linked_checkpoint(folder) is not None:
             raise ValueError(
                 f"run.output_dir ({folder}) belongs to a run with other settings "
-                f"({', '.join(keys)}): {_as_there(there, config, keys)}choose another folder, "
-                f"where run.resume={folder} goes on from its last checkpoint with these settings"
+                f"({', '.join(keys)}): {_as_there(there, config, keys)}choose another folder; "
+                f"there, run.resume={folder} continues from its last checkpoint with these settings"
             )
     elif folder.is_dir() and not all(_LEFTOVERS.fullmatch(name) for name in os.listdir(folder)):
         raise ValueError(f"run.output_dir ({folder}) holds other files: must be empty or a run")
@@ -159,8 +160,8 @@ def _claim(folder: Path, config: Any, lasts: Sequence[str | None]) -> str | None
         lock_folder(folder)
         if any(last != linked_checkpoint(folder) for last in lasts):
             return (
-                f"run.output_dir ({folder}) went on in another process while this one started: "
-                "start again"
+                f"run.output_dir ({folder}) was continued by another process while this one "
+                "started: start again"
             )
         file = folder / "config.yaml"
         is_new = linked_checkpoint(folder) is None
@@ -172,7 +173,7 @@ def _claim(folder: Path, config: Any, lasts: Sequence[str | None]) -> str | None
     except FolderInUse as error:
         return (
             f"run.output_dir ({folder}) is in use by another process ({error}): "
-            "must be stopped first, or choose another folder"
+            "stop it first, or choose another folder"
         )
     except OSError as error:
         return f"run.output_dir ({folder}) cannot be written to: {error.strerror}"

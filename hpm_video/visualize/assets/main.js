@@ -54,7 +54,7 @@ function moment(current, index) {
 const SAID = {
   predicted: "predicted score",
   motion: "frame difference",
-  codec: "codec's motion",
+  codec: "codec motion",
   rollout: "attention rollout",
   relevance: "relevance for the class",
   measured: "measured loss",
@@ -126,10 +126,10 @@ function numbers(shown) {
   by("accuracy").textContent = fixed(crop.rankAccuracy);
   by("covered").textContent = percent(total > 0 ? covered / total : 0);
   by("covered-chance").textContent =
-    `chance ${percent(count / values.length)}, most possible ${percent(total > 0 ? most / total : 0)}`;
+    `chance ${percent(count / values.length)}, best possible ${percent(total > 0 ? most / total : 0)}`;
   const numHard = chosen.reduce((sum, flag) => sum + flag); // blocks may hold fewer than wanted
   by("counts").textContent =
-    `${counts.masked} of ${units.length} tubes masked, ${numHard} of them by their score`;
+    `${counts.masked} of ${units.length} tubes masked, ${numHard} of them by score`;
 }
 
 function choose(row, column, crop = state.crop) {

@@ -84,7 +84,7 @@ def build(
     """
     if pretrained:
         raise ValueError(
-            "pretrained (True) must be False: no weights are published; checkpoint=FILE takes yours"
+            "pretrained (True) must be False: no weights are published; use checkpoint=FILE"
         )
     state: dict[str, Any] = {"model": {}}
     if checkpoint is not None:
@@ -92,9 +92,14 @@ def build(
         state = import_weights(checkpoint, assumptions=assumptions).state
         trained, heads = state["config"]["model"], SIZES[size].heads
         if trained.get("name", "videomae") != "videomae":
-            raise ValueError(f"checkpoint ({checkpoint}) is of the baseline {trained['name']}")
+            raise ValueError(
+                f"checkpoint ({checkpoint}) must hold a VideoMAE model, not the baseline "
+                f"{trained['name']}"
+            )
         if heads_of(trained["size"], trained["heads"]) != heads:  # shapes do not reveal it
-            raise ValueError(f"checkpoint ({checkpoint}) must have {heads} heads, as {size}")
+            raise ValueError(
+                f"checkpoint ({checkpoint}) must have {heads} attention heads, like size {size}"
+            )
     weights = state["model"]
     has_head = "head.weight" in weights
     kept = state["config"]["model"] if has_head else {}

@@ -57,7 +57,7 @@ def write_card(state: Mapping[str, Any], output: Path, *, name: str, origin: Ori
     (architecture,) = _settings(state)["architectures"]
     card = model_card(state, architecture, name=name, origin=origin, pictures=copies)
     write_atomically(output / CARD, [card])
-    return [f"{CARD}: fill in the licence and what there is to know of the videos"]
+    return [f"{CARD}: fill in the licence and what you know about the videos"]
 
 
 def _settings(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -89,7 +89,7 @@ def write_init_table(
             note = changed.get(name)
             rows.append(replace(found_as, status="interpolated", note=note) if note else found_as)
         elif row.theirs:
-            note = "allowed not to fit" if row.ours in initialised else "not of this model"
+            note = "does not fit, allowed" if row.ours in initialised else "not in this model"
             rows.append(replace(row, ours="", status="unused", note=note))
     for name in changed.keys() - own.keys():
         table = model.get_buffer(name)
