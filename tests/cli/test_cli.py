@@ -48,7 +48,10 @@ def _refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("masking.mask_ratio=0.999999999999", ["masking.mask_ratio (0.99", "16 of 16 units"]),
         ("masking.hard_ratio_end=1.1", ["masking.hard_ratio_end (1.1)", "[0, 1]"]),
         ("masking.decoder_mask_ratio=1", ["masking.decoder_mask_ratio (1.0)", "[0, 1)"]),
-        ("masking.decoder_mask_ratio=0.99", ["masking.decoder_mask_ratio (0.99)", "0 of 24"]),
+        (
+            "masking.decoder_mask_ratio=0.99",
+            ["masking.decoder_mask_ratio (0.99)", "one of 24 masked tokens"],
+        ),
         ("teacher.token_ratio=0", ["teacher.token_ratio (0.0)", "(0, 1]"]),
         ("data.batch_size=25", ["data.batch_size", "(25)", "(24)"]),
         ("optim.accumulation=7", ["optim.accumulation", "(28)", "(24)"]),

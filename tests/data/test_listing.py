@@ -328,8 +328,8 @@ def test_a_folder_per_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out.splitlines() == [
         f"{folder}/m.csv: 4 videos of 2 classes; 1 of 5 are missing, listed in "
         f"{folder}/m_missing.csv",
-        "note: 1 folders have no video: docs",
-        "note: 3 other files were left out",
+        "note: 1 folder has no video: docs",
+        "note: 3 other files were left out: docs/read.md, run/thumb.jpg, run/notes.txt",
     ]
     assert _rows(folder / "m_missing.csv") == [("walk/nowhere.mp4", "1")]
 
@@ -370,7 +370,7 @@ def test_links_to_videos_that_are_not_there(
     assert _list("--folder", tmp_path / "set", "-o", tmp_path / "m.csv") == 0
     assert (tmp_path / "classes.txt").read_text() == "a\nb\n"
     assert _rows(tmp_path / "m_missing.csv") == [("set/a/1.mp4", "0"), ("set/b/1.mp4", "1")]
-    assert "1 folders have no video: c" in capsys.readouterr().out
+    assert "1 folder has no video: c" in capsys.readouterr().out
 
 
 def test_a_validation_folder_has_the_numbers_of_the_training_folder(

@@ -111,3 +111,42 @@ def test_tars_are_to_be_named() -> None:
     Path("it's/a.tar").touch()
     with pytest.raises(ValueError, match=r"hpm-video start 'it'\"'\"'s/a\.tar'"):
         _listed("it's")
+
+
+def test_folders_beside_those_of_the_parts(toy: Path) -> None:
+    _videos(toy, "v/train/a/1.mp4", "v/train/b/2.mp4", "v/val/a/3.mp4", "v/val/b/4.mp4")
+    Path("v/out/check").mkdir(parents=True)  # as of an earlier start, without videos
+    found, _ = _listed("v")
+    assert found["train"] == [("train/a/1.mp4", "0"), ("train/b/2.mp4", "1")]
+    assert found["val"] == [("val/a/3.mp4", "0"), ("val/b/4.mp4", "1")]
+    _videos(toy, "v/raw/5.mp4")
+    with pytest.raises(ValueError, match=r"v/raw also has videos: move it, or .* --val v/val$"):
+        _listed("v")
+    Path("out/classes.txt").unlink()
+    _videos(toy, "cars/train/1.mp4", "cars/bus/2.mp4")  # vehicles
+    found, _ = _listed("cars", held_out=0)
+    assert [label for _, label in found["train"]] == ["0", "1"]
+
+
+def test_what_is_judged_on_is_not_what_was_learnt(toy: Path) -> None:
+    _videos(toy, "v/a/1.mp4", "v/b/2.mp4", "w/a/3.mp4", "w/b/4.mp4", "flat/5.mp4")
+    with pytest.raises(ValueError, match=r"must be other videos .*: 2 of 2 videos are the same"):
+        _listed("v", val="v")
+    Path("x/a").mkdir(parents=True)
+    Path("x/b").mkdir()
+    Path("x/a/6.mp4").symlink_to(Path("v/a/1.mp4").resolve())
+    shutil.copy("w/b/4.mp4", "x/b/7.mp4")
+    Path("x/b/7.mp4").write_bytes(Path("x/b/7.mp4").read_bytes() + b"other")
+    _, notes = _listed("v", val="x")
+    assert "1 of 2 videos (1 linked) of out/val.csv are among those to learn from" in notes
+    with pytest.raises(ValueError, match=r"^val videos must have labels.*--no-labels"):
+        _listed("v", val="flat")
+
+
+def test_folders_in_folders_may_be_the_classes(toy: Path) -> None:
+    _videos(toy, *(f"v/subject{k}/{name}/1.mp4" for k in (1, 2) for name in ("wave", "jump")))
+    _, notes = _listed("v")
+    assert "the classes are subject1, subject2, and not the folders in them (jump, wave)" in notes
+    Path("out/classes.txt").unlink()
+    _videos(toy, "w/wave/monday/1.mp4", "w/jump/tuesday/1.mp4")
+    assert "the folders in them" not in _listed("w")[1]

@@ -405,8 +405,8 @@ def test_mistakes_are_one_line(
 
     manifest = videos / "m.csv"
     assert "nowhere.csv" in refusal(videos / "nowhere.csv")
-    assert "another folder" in refusal(manifest, out=videos)
-    assert "another folder" in refusal(manifest, out=videos / "run" / "..")
+    assert "must not be the folder of the videos" in refusal(manifest, out=videos)
+    assert "must not be the folder of the videos" in refusal(manifest, out=videos / "run" / "..")
     assert "holds other files" in refusal(manifest, out=tmp_path / "full")
     assert "cannot be written" in refusal(manifest, out=tmp_path / "full" / "file" / "out")
     for option, words in [
@@ -435,4 +435,4 @@ def test_mistakes_are_one_line(
     assert open_video(tmp_path / "out" / "run" / "long.mp4").num_frames == 40
     # A list whose videos are there already, under the names of results
     shutil.copy(tmp_path / "out" / "m.csv", tmp_path / "out" / "again.csv")
-    assert "another folder" in refusal(tmp_path / "out" / "again.csv")
+    assert "must not be the folder of the videos" in refusal(tmp_path / "out" / "again.csv")

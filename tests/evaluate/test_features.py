@@ -317,7 +317,7 @@ def test_mistakes_are_one_line(
     assert main(_windows(pretrained, tmp_path / "broken.mp4", tmp_path / "x.npz")) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "broken.mp4: is not a video" in line
-    (tmp_path / "gone.csv").write_text("path\nx.mp4\ny.mp4\n")
+    (tmp_path / "gone.csv").write_text("path\nbroken.mp4\ny.mp4\n")
     for output, more in (("x.npz", []), ("folder", ["--stride", "4"])):
         arguments = ["features", str(pretrained), "--manifest", str(tmp_path / "gone.csv")]
         assert main([*arguments, "-o", str(tmp_path / output), *more, *SETTINGS]) == 1
@@ -350,9 +350,11 @@ def test_videos_that_were_not_there_are_looked_for_again(
     pretrained: Path, videos: Path, tmp_path: Path
 ) -> None:
     """As when a drive was not mounted."""
-    (tmp_path / "list.csv").write_text("path\nx.mp4\n")
+    (tmp_path / "list.csv").write_text("path\nx.mp4\nz.mp4\n")
+    shutil.copy(videos.parent / "c.mp4", tmp_path / "z.mp4")
     arguments = ["features", str(pretrained), "--manifest", str(tmp_path / "list.csv"), *SETTINGS]
-    assert main([*arguments, "-o", str(tmp_path / "x.npz")]) == 1
+    assert main([*arguments, "-o", str(tmp_path / "x.npz")]) == 0
+    assert np.isnan(read_features(tmp_path / "x.npz")[0]["features"][0]).all()
     shutil.copy(videos.parent / "c.mp4", tmp_path / "x.mp4")
     assert main([*arguments, "-o", str(tmp_path / "x.npz")]) == 0
     assert np.isfinite(read_features(tmp_path / "x.npz")[0]["features"]).all()

@@ -290,6 +290,7 @@ def test_nothing_readable_is_no_accuracy(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "gone.csv").write_text("path,label\nx.mp4,0\ny.mp4,7\n")
+    (tmp_path / "x.mp4").write_bytes(b"no video")
     arguments = _probe_arguments(pretrained, (tmp_path / "gone.csv", lists[1]), "knn")
     assert main(arguments) == 1
     assert "none of 2 videos can be read" in capsys.readouterr().err

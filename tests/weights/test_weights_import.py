@@ -393,7 +393,7 @@ def test_interpolated_positions_are_not_exported_as_fresh_ones(tmp_path: Path) -
         ({"num_frames": "many"}, "found num_frames many, expected a whole number"),
         ({"qkv_bias": False}, "found qkv_bias False, expected True"),
         ({"image_mean": [0.5]}, "found mean"),
-        ({"num_attention_heads": 5}, "heads that divide it"),
+        ({"num_attention_heads": 5}, r"heads \(5\) that divide it"),
     ],
 )
 def test_settings_that_are_not_ours(tmp_path: Path, settings: Any, words: str) -> None:

@@ -174,10 +174,11 @@ def list_folder(
         )
         said = f"but has none{_of_images(tree)}{hint}"
         raise ValueError(f"{folder} must hold videos in a folder per class, {said}")
-    if folders and len(folders) <= 3 and {name.lower() for name in folders} <= _SPLITS:
+    splits = sorted(name for name in folders if name.lower() in _SPLITS)
+    if splits and (len(splits) == len(folders) <= 3 or len(splits) > 1):
         raise ValueError(
             f"{folder} must hold a folder per class, but has folders of splits "
-            f"({', '.join(sorted(folders))}); list each of them"
+            f"({', '.join(splits)}); list each of them"
         )
     loose = next((part[0] for part in parts if len(part) == 1), None)
     if folders and loose is not None:
@@ -203,11 +204,15 @@ def list_folder(
         for path, part in zip(paths, parts, strict=True)
     ]
     rows, missing = rows[: len(tree.videos)], rows[len(tree.videos) :]
-    notes = []
+    notes = [] if known.source != "the folders" else list(_nested(parts))
     if folders and (without := tree.folders_without_videos):
-        notes.append(f"{len(without)} folders have no video: {first_few(without, 5)}")
+        one = "1 folder has" if len(without) == 1 else f"{len(without)} folders have"
+        notes.append(f"{one} no video: {first_few(without, 5)}")
     if skipped := tree.num_others + len(tree.texts):
-        notes.append(f"{skipped} other files were left out{_of_images(tree)}")
+        some = [os.path.relpath(path, folder) for path in (*tree.some_others, *tree.texts)]
+        some += ["..."] * (skipped > len(some))
+        one = "1 other file was" if skipped == 1 else f"{skipped} other files were"
+        notes.append(f"{one} left out: {first_few(some, 3)}{_of_images(tree)}")
     if tree.no_frames:
         place, why = tree.no_frames[0]
         of = f"{len(tree.no_frames)} folders of images are not listed as videos"
@@ -221,6 +226,21 @@ def list_folder(
     return _write_list(
         output, rows, missing, classes=names, source=source, notes=notes, say_of_labels=True
     )
+
+
+def _nested(parts: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A line to show where folders may hold the classes, as in subject1/wave and subject2/wave."""
+    inside: dict[str, set[str]] = {}
+    for top, *below in parts:
+        if len(below) > 1:
+            inside.setdefault(below[0], set()).add(top)
+    if shared := sorted(name for name, tops in inside.items() if len(tops) > 1):
+        tops = sorted({part[0] for part in parts})
+        yield (
+            f"the classes are {first_few(tops, 5)}, and not the folders in them "
+            f"({first_few(shared, 5)}); if those are the classes, write a list with the columns "
+            "path and label"
+        )
 
 
 def list_own(
@@ -333,12 +353,27 @@ def list_own(
 
 
 def splits_of_folder(folder: str | Path) -> dict[str, str]:
-    """The folders of a data set's splits, by names of `SPLITS`; empty if others exist."""
+    """The folders of a data set's splits, by names of `SPLITS`; empty if there are none.
+
+    Folders without videos may lie beside them. Raises ValueError for others.
+    """
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."]
-    found = {split: name for name in sorted(names) for split in SPLITS if _is_named(name, split)}
-    is_all = len(found) == len(names) and "train" in found
-    return {split: os.path.join(folder, name) for split, name in found.items()} if is_all else {}
+        names = sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != ".")
+    found = {split: name for name in names for split in SPLITS if _is_named(name, split)}
+    places = {split: os.path.join(folder, name) for split, name in found.items()}
+    others = [os.path.join(folder, name) for name in names if name not in found.values()]
+    if "train" not in found:
+        return {}
+    if mixed := next((place for place in others if VideoTree(place).videos), None):
+        if len(found) == 1:
+            return {}  # a class of trains
+        judged = places.get("test") or places["val"]
+        raise ValueError(
+            f"{folder} must hold only the folders of its splits, but {shown(mixed)} also has "
+            f"videos: move it, or hpm-video start {shlex.quote(places['train'])} --val "
+            f"{shlex.quote(judged)}"
+        )
+    return places
 
 
 def splits_of_list(file: str | Path, *, root: str | Path | None = None) -> list[str]:

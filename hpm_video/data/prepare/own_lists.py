@@ -6,7 +6,8 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from hpm_video.data.lists.manifest import write_manifest
+from hpm_video.data.lists.manifest import read_manifest, write_manifest
+from hpm_video.data.lists.overlap import find_shared
 from hpm_video.data.lists.places import is_shards, list_root
 from hpm_video.data.lists.rows import read_rows
 from hpm_video.data.prepare.listing import (
@@ -71,6 +72,7 @@ def list_own_videos(
     if val is not None:
         lists["val"] = listed(val, "val")
     names = set(filter(None, map(label_of, rows_of(lists["train"]))))
+    _check_judged(lists, notes, has_labels=len(names) > 1)
     if not labels or len(names) == 1:
         if labels:
             notes.append("all videos are of one class: there is nothing to classify")
@@ -93,6 +95,29 @@ def list_own_videos(
             "together"
         )
     return lists, notes
+
+
+def _check_judged(lists: dict[str, Path], notes: list[str], *, has_labels: bool) -> None:
+    """Raise ValueError for lists to judge on that are those to learn from, or that lack labels;
+    note videos that both have."""
+    learnt = read_manifest(lists["train"], labels=False)
+    for part, file in lists.items():
+        if part == "train":
+            continue
+        rows = rows_of(file)
+        if has_labels and not any(map(label_of, rows)):
+            raise ValueError(
+                f"{part} videos must have labels, as those to learn from: put them into a folder "
+                "per class, or add --no-labels to pre-train only"
+            )
+        shared = find_shared(learnt, read_manifest(file, labels=False))
+        if shared.num_named + shared.num_linked == len(rows):
+            raise ValueError(
+                f"{part} videos must be other videos than those to learn from: {shared} are the "
+                "same; without --val a share of the videos is held out"
+            )
+        if shared.num_shared:
+            notes.append(f"{shared} of {file} are among those to learn from")
 
 
 def hold_out(rows: Sequence[Row], share: float, *, start: str) -> tuple[list[Row], list[Row]]:

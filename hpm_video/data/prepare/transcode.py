@@ -373,7 +373,9 @@ def _prepare(
     if new_manifest.resolve() == manifest.resolve() or any(
         os.path.realpath(work.target) in sources for work in works
     ):
-        raise ValueError(f"output_dir ({folder}) must not be the folder of the videos")
+        raise ValueError(
+            f"output_dir ({folder}) must not be the folder of the videos; choose another"
+        )
     classes, stored = manifest.parent / "classes.txt", folder / _SETTINGS
     try:
         folder.mkdir(parents=True, exist_ok=True)
