@@ -181,7 +181,7 @@ def test_a_list_of_which_some_videos_have_labels(
     words = ["start", "all.csv", "--val", "bad.csv", "--device", "cpu", "-o", "new"]
     assert main(words) == 0
     out = capsys.readouterr().out
-    assert "12 videos without a label" in out and "val.csv has no video" in out
+    assert "12 videos have no label" in out and "val.csv has no readable video" in out
     _, _, evaluate, *_ = commands = _next(out)
     assert "--manifest" in evaluate and "new/train.csv" not in evaluate
     for _, *words in commands[:3]:

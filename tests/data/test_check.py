@@ -362,7 +362,7 @@ def test_killed_and_run_again(videos: Path) -> None:
         env=environment, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
-    assert f"interrupted check of {len(known)} videos" in done.stdout
+    assert f"interrupted check, which had finished {len(known)} videos" in done.stdout
     assert manifest.read_bytes() == expected.read_bytes()
     assert not journal.exists()
     tried = (videos / "tried.txt").read_text().splitlines()
@@ -462,7 +462,7 @@ def test_mistakes_are_one_line(videos: Path, capsys: pytest.CaptureFixture[str])
     assert (videos / "zeros").stat().st_size == 10**6
     with (videos / ".m.csv.check.jsonl").open("a") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        assert "running already" in _refusal([str(manifest)], capsys)
+        assert "already running" in _refusal([str(manifest)], capsys)
 
 
 def test_a_full_disk_is_one_line(

@@ -168,7 +168,7 @@ def test_too_few_checkpoints_are_called_so(
     shutil.copytree(pretrained, run, symlinks=True, ignore=shutil.ignore_patterns("history"))
     command = ["visualize", str(run), videos[0], "--through-training", "-o", str(tmp_path)]
     assert main([*command, "--num-masks", "2", "--device", "cpu"]) == 0
-    assert "show no training" in capsys.readouterr().out
+    assert "to show training" in capsys.readouterr().out
     text = (tmp_path / "training.html").read_text()
     assert "too few to show when the model learnt something" in text
     assert "Train with run.history_checkpoints=10" in text

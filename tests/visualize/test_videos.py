@@ -498,4 +498,4 @@ def test_what_a_classifier_looks_at_stands_beside(
     text = page.read_text(encoding="utf-8")
     assert '"kinds":["predicted","motion","codec","rollout","relevance","measured"]' in text
     assert '"seenAs":["\\u003cc\\u003e",0.3' in text
-    assert f'Class, by <span title="{tmp_path / "classifier.pt"}">' in text
+    assert f'Class, according to <span title="{tmp_path / "classifier.pt"}">' in text
