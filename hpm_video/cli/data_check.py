@@ -1,6 +1,7 @@
 """``hpm-video data check``."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 from hpm_video.cli.options import add_decoding, add_one_manifest
@@ -45,7 +46,9 @@ def run(arguments: argparse.Namespace) -> int:
         num_workers=arguments.num_workers,
         timeout_s=arguments.decode_timeout_s,
     )
-    report = make_report((row for _, row in read_rows(checked.manifest)), classes=classes)
+    rows = (row for _, row in read_rows(checked.manifest))
+    full = _full_check(arguments) if arguments.quick else ""
+    report = make_report(rows, classes=classes, full_check=full)
     write_atomically(page, [report_page(report, title=str(output))])
     if checked.num_before:
         print(f"continued an interrupted check, which had finished {checked.num_before:,} videos")
@@ -60,3 +63,11 @@ def run(arguments: argparse.Namespace) -> int:
     print(printable(str(page)))
     print(printable(str(checked.manifest)))
     return 1 if report.bad.num_videos else 0
+
+
+def _full_check(arguments: argparse.Namespace) -> str:
+    """The same command without --quick."""
+    words = ["hpm-video", "data", "check", arguments.manifest]
+    for name, value in (("--root", arguments.root), ("-o", arguments.output)):
+        words += [name, value] if value is not None else []
+    return shlex.join(words)

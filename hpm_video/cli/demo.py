@@ -84,6 +84,8 @@ def _train(folder: Path, *, quick: bool, seed: int, device: Device) -> int:
     rows = demo(folder, quick=quick, seed=seed, device=device)
     if rows is None:
         return 1
+    if quick:
+        print("--quick only tries every step: nothing is learnt, and the figures mean nothing")
     width = max(len(what) for what, _, _ in rows)
     for what, figure, other in rows:
         print(f"{what:<{width}}  {figure:>7}  {other}")
@@ -149,6 +151,7 @@ def demo(
     from hpm_video.evaluate.classification import evaluate
     from hpm_video.evaluate.mining_quality import measure_videos
     from hpm_video.runtime.distributed import pick_device
+    from hpm_video.runtime.pages import number
     from hpm_video.train.finetune import finetune
     from hpm_video.train.pretrain import pretrain
     from hpm_video.visualize import visualize
@@ -196,19 +199,21 @@ def demo(
     manifest = read_manifest(held_out)
     shown = [manifest.path(index) for index in range(scale.pictures)]
     begin("writing pages")
-    _, results = visualize(
-        runs["pretrain"], shown, folder / "pictures", formats=("png",), device=device
-    )
+    _, results = visualize(runs["pretrain"], shown, folder / "pictures", formats=(), device=device)
     visualize_training(runs["pretrain"], shown[:1], folder / "pictures", device=device)
     rows = [
-        ("top-1 fine-tuned from the pre-training", f"{tuned:.3f}", "chance .125"),
-        ("top-1 from scratch, same budget and labels", f"{scratch:.3f}", "chance .125"),
-        ("gain in points", f"{100 * (tuned - scratch):+.1f}", "0"),
-        ("rank accuracy on held-out clips", f"{report.rank_accuracy:.3f}", "chance .5"),
-        ("Spearman, predicted and measured loss of tubes", f"{report.spearman:.3f}", "chance 0"),
+        ("top-1 fine-tuned from the pre-training", f"{tuned:.3f}", "chance 0.125"),
+        ("top-1 from scratch, same budget and labels", f"{scratch:.3f}", "chance 0.125"),
+        ("gain in points", f"{100 * (tuned - scratch):+.1f}", "no gain 0"),
+        ("rank accuracy on held-out clips", number(report.rank_accuracy, ".2f"), "chance 0.5"),
+        (
+            "Spearman, predicted and measured loss of tubes",
+            number(report.spearman, ".2f"),
+            "chance 0",
+        ),
         ("moving object in the hardest quarter", f"{report.coverage:.2f} x", "random tubes 1 x"),
     ]
-    write_page(folder, rows, runs, results, minutes=begin.minutes)
+    write_page(folder, rows, runs, results, minutes=begin.minutes, is_quick=quick)
     return rows
 
 
@@ -219,18 +224,16 @@ def write_page(
     results: Sequence[Result],
     *,
     minutes: float,
+    is_quick: bool = False,
 ) -> None:
     """Write index.html: figures, curves and pictures, with links to the viewer's pages in
     ``pictures`` within the same folder, and to whatever else of `_LINKS` is there."""
     from hpm_video.runtime.files import write_atomically
-    from hpm_video.runtime.pages import address, page
+    from hpm_video.runtime.pages import page
+    from hpm_video.visualize.verdict import RULE
 
     pictures = [
-        (
-            result.page.stem,
-            result.link,
-            address(result.page.with_suffix(".png").read_bytes(), "png"),
-        )
+        (result.name, result.link, result.thumbnail, result.verdict, result.spearman)
         for result in results
         if result.page is not None
     ]
@@ -239,6 +242,8 @@ def write_page(
         "demo.html",
         title="hpm_video demo",
         minutes=minutes,
+        is_quick=is_quick,
+        rule=RULE if any(verdict for *_, verdict, _ in pictures) else "",
         rows=rows,
         curves=_curves(runs),
         pictures=pictures,

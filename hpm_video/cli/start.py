@@ -210,7 +210,12 @@ def _check(lists: dict[str, Path], place: Place, *, full: bool, num_workers: int
         check_manifest(file, quick=not full, num_workers=num_workers)
     file = place.folder / "classes.txt"
     classes = read_classes(file).names if file.is_file() else ()
-    report = make_report((row for file in lists.values() for row in rows_of(file)), classes=classes)
+    commands = (
+        shlex.join(["hpm-video", "data", "check", place.inside(file.name)])
+        for file in lists.values()
+    )
+    rows = (row for file in lists.values() for row in rows_of(file))
+    report = make_report(rows, classes=classes, full_check="" if full else " && ".join(commands))
     page = place.folder / "check.html"
     write_atomically(page, [report_page(report, title=place.folder.name)])
     print(report_text(report, page=str(page), figures=False))

@@ -18,20 +18,20 @@ from hpm_video.data.video.frame_indices import uniform_view_indices
 from hpm_video.data.video.frames import VideoReadError, open_frames
 from hpm_video.evaluate.predictions import Evaluation, SeveralLabels, write_predictions
 from hpm_video.evaluate.several_labels_page import (
+    MAX_WORST,
+    NUM_CLIPS,
+    both_ends,
     clip_shown,
     heading,
     several_labels_page,
-    worst_videos,
+    videos_shown,
     write_class_table,
 )
 from hpm_video.runtime.files import write_atomically, write_csv
 from hpm_video.runtime.pages import address, jpeg_bytes, page
 
 MAX_CELLS = 30  # maximum classes for a written matrix; larger ones are drawn as a picture
-MAX_WORST = 20  # wrong clips shown
 MAX_CONFUSED = 20  # classes in the written matrix if there are more than MAX_CELLS
-_NUM_ENDS = 3  # best and worst classes whose clips are shown
-_NUM_CLIPS = 2  # clips of each of these
 _MAX_PAIRS = 50  # pairs of classes listed
 _MAX_BAD = 2000  # unreadable videos on the page; the CSV has all of them
 _STRIP_FRAMES = 8
@@ -98,16 +98,17 @@ def clips_of(result: Evaluation, of: ClassResult, *, right: bool) -> list[int]:
     is_right = predicted == result.labels
     mine = np.flatnonzero((result.labels == of.label) & (predicted >= 0) & (is_right == right))
     sure = result.scores[mine, predicted[mine]]
-    return [int(index) for index in mine[np.argsort(-sure, kind="stable")][:_NUM_CLIPS]]
+    return [int(index) for index in mine[np.argsort(-sure, kind="stable")][:NUM_CLIPS]]
 
 
 def ends(results: list[ClassResult]) -> tuple[list[ClassResult], list[ClassResult]]:
     """From ordered classes, the worst with a wrong video and the best with a right one; no class is
     in both lists."""
-    most = min(_NUM_ENDS, (len(results) + 1) // 2)
-    worst = [r for r in results if r.videos > r.right + r.unreadable][:most]
-    best = [r for r in reversed(results) if r.right and r not in worst][:most]
-    return worst, best
+    return both_ends(
+        results,
+        is_wrong=lambda r: r.videos > r.right + r.unreadable,
+        is_right=lambda r: r.right > 0,
+    )
 
 
 def worst_first(results: list[ClassResult]) -> list[ClassResult]:
@@ -146,7 +147,7 @@ def write_evaluation(
     write_predictions(result, folder)
     if isinstance(result, SeveralLabels):
         write_class_table(result, folder)
-        shown = worst_videos(result, MAX_WORST)
+        shown = videos_shown(result)
     else:
         _write_tables(result, folder)
         of_classes = [clips for found in _shown_classes(result).values() for _, clips in found]
@@ -202,6 +203,8 @@ def evaluation_page(result: Evaluation, strips: Mapping[int, bytes | str]) -> st
         **_first_words(result, confusion),
         picture=address(matrix_picture(shares), "png") if is_large else None,
         num_classes=result.num_classes,
+        num_columns=counts.shape[1],
+        ends_of_order=(named(0), named(len(confusion) - 1)),
         columns=[*map(named, rows), *["unreadable"] * (len(columns) - len(rows))],
         matrix_rows=[
             (named(row), list(zip(counts[row, columns], shares[row, columns], strict=True)))

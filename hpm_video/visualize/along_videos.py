@@ -190,6 +190,7 @@ def video_page(along: Along, loaded: LoadedClassifier) -> str:
         box=(_WIDTH, _HEIGHT),
         events=[event_cells(event, loaded.classes) for event in events[:_MOST_EVENTS]],
         num_events=len(events),
+        num_windows=len(along.scores),
         data={
             "begin": begin,
             "end": end,

@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from hpm_video.runtime.pages import Frames
+from hpm_video.runtime.pages import Frames, number
 from hpm_video.visualize.geometry import Place, token_pixels
 from hpm_video.visualize.hard_tubes import KINDS, HardTubes, Scores
 from hpm_video.visualize.hardness import rank_shares
@@ -50,12 +50,13 @@ def picture(tubes: HardTubes, *, title: str) -> Figure:
     if tubes.seen_as is not None:
         title += "  (class {}, score {:.2f})".format(*tubes.seen_as)
     if tubes.predicted is not None:
-        title += f"  (rank accuracy {tubes.rank_accuracy:.3f}, Spearman {tubes.spearman:.3f})"
+        title += f"  (rank accuracy {number(tubes.rank_accuracy, '.2f')}, "
+        title += f"Spearman {number(tubes.spearman, '.2f')})"
     colours = ": dark = easiest, yellow = hardest tokens of the clip"
     for kind, scores in tubes.kinds.items():
         label, colours = f"{KINDS[kind]}{colours}", ", same colours"
         if kind in tubes.agreement:
-            label += f" (Spearman {tubes.agreement[kind]:.2f} with the measured loss)"
+            label += f" (Spearman {number(tubes.agreement[kind], '.2f')} with the measured loss)"
         rows.append(Row(label, heat_at(frames, ranks(scores)[steps], place)))
 
     hard = tubes.hard[steps]

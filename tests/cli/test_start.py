@@ -1,6 +1,7 @@
 """``hpm-video start``: from a folder with odd names to a model by the commands that it prints."""
 
 import hashlib
+import html
 import shlex
 import shutil
 from pathlib import Path
@@ -68,7 +69,9 @@ def test_from_a_folder_to_a_model(
     assert main(["start", str(folder), "--device", "cpu"]) == 0
     out = capsys.readouterr().out
     made = tmp_path / "hpm_clips_of_Ä_2"
-    assert "33 videos: 32 ok, 0 damaged, 1 bad" in out and "broken.mp4: " in out
+    assert "quick check of 33 videos: 32 ok, 0 damaged, 1 bad" in out and "broken.mp4: " in out
+    full = shlex.join(["hpm-video", "data", "check", f"{made.name}/train.csv"])
+    assert full in out and full in html.unescape((made / "check.html").read_text())
     assert "to train on: 24 videos of 4 classes" in out and "not guaranteed" in out
     pretraining = load_config(PretrainConfig, made / "pretrain.yaml")
     assert pretraining.run.output_dir == str(made / "pretrained")
@@ -178,7 +181,7 @@ def test_a_list_of_which_some_videos_have_labels(
     words = ["start", "all.csv", "--val", "bad.csv", "--device", "cpu", "-o", "new"]
     assert main(words) == 0
     out = capsys.readouterr().out
-    assert "12 videos without a label" in out and "val.csv has no video" in out
+    assert "12 videos have no label" in out and "val.csv has no readable video" in out
     _, _, evaluate, *_ = commands = _next(out)
     assert "--manifest" in evaluate and "new/train.csv" not in evaluate
     for _, *words in commands[:3]:

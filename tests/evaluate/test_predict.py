@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from hpm_video.evaluate.classification import evaluate
 from hpm_video.evaluate.embed_classify import _windows
 from hpm_video.evaluate.predict import load_for
 from hpm_video.runtime.distributed import World
-from hpm_video.visualize.along_videos import curves_of, unique_stems
+from hpm_video.visualize.along_videos import curves_of, unique_stems, video_page
 
 Arguments = Callable[..., list[str]]
 Pixels = npt.NDArray[np.uint8]
@@ -209,6 +210,14 @@ def test_events_are_windows_in_a_row_of_one_class() -> None:
     assert found == [(0, 2.5, 0, 2), (2, 3.5, 1, 1), (3, 4.5, 0, 1)]
     assert [event.score for event in along.events()] == pytest.approx([0.75, 0.8, 0.7])
     assert curves_of(along) == [0, 1]
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_window_has_no_curve(count: int) -> None:
+    scores, start = np.full((count, 2), 0.5, dtype=np.float32), np.arange(float(count))
+    loaded: Any = SimpleNamespace(classes=("a", "b"), thresholds=None, about={})
+    text = video_page(Along("x", start, start + 1.5, scores, ()), loaded)
+    assert ("only one window" in text) == ('<svg id="curves" hidden' in text) == (count == 1)
 
 
 def test_files_of_windows(

@@ -60,7 +60,7 @@ def test_every_number_of_the_page_is_in_the_tables(made: Path) -> None:
         ("centre bias, measured", "measured_centre_bias"),
         ("hard tubes in the centre, predicted", "predicted_central_share"),
     ):
-        assert float(shown[words]) == pytest.approx(column(clips, name).mean(), abs=6e-4)
+        assert float(shown[words]) == pytest.approx(column(clips, name).mean(), abs=6e-3)
     # Classes, by the mean of what was measured of their clips
     by_class: dict[str, list[float]] = {}
     for row in clips[:-1]:
@@ -82,8 +82,8 @@ def test_every_number_of_the_page_is_in_the_tables(made: Path) -> None:
         mean = column(table_of, "measured_loss").mean()
         assert mean == pytest.approx(column(clips, "measured_loss").mean(), rel=1e-5)
     for row in positions:
-        words = f"row {row['row']}, column {row['column']}: rank {float(row['measured_rank']):.3g}<"
-        assert words in text
+        place = f"row {int(row['row']) + 1}, column {int(row['column']) + 1}"
+        assert f"{place}: rank {float(row['measured_rank']):.3g}<" in text
 
 
 def test_the_page_needs_nothing_else_and_escapes_names(made: Path) -> None:
@@ -206,3 +206,15 @@ def test_videos_of_several_labels(
     assert "for visualize, --no-labels" in capsys.readouterr().err
     assert main([*command, "--no-labels"]) == 0
     assert [row["class"] for row in rows(tmp_path / "out" / "clips.csv")] == [""] * 3
+
+
+def test_the_title_names_all_lists(pretrained: Path, toy: Path, tmp_path: Path) -> None:
+    lines = toy.read_text().splitlines()
+    lists = [tmp_path / f"{name}.csv" for name in ("train", "val", "test", "more")]
+    for k, file in enumerate(lists):
+        file.write_text("\n".join([lines[0], f"{toy.parent}/{lines[k + 1]}"]) + "\n")
+    options = {"num_workers": 0, "num_shown": 0, "num_masks": 1, "device": "cpu"}
+    for count, words in ((1, "train.csv"), (2, "train.csv and val.csv"), (4, "4 lists")):
+        page, _ = visualize_list(pretrained, lists[:count], tmp_path / f"{count}", **options)
+        title = re.search(r"<title>(.*)</title>", page.read_text())
+        assert title is not None and title[1].endswith(f"finds hard in {words}")

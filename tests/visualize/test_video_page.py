@@ -412,7 +412,7 @@ def test_controls_change_the_picture(browser: Any, tmp_path: Path) -> None:
         units = (tubes.per_tube(scores) for scores in (tubes.kinds[source], tubes.measured))
         expected = spearmanr(*units).statistic
         shown = browser.find_element(By.CSS_SELECTOR, f"[data-agreement={source}]").text
-        assert shown == f"Spearman {expected:.3f}", source
+        assert shown == f"Spearman {expected:.2f}", source
     browser.execute_script("look('hard')")
     masks = {}
     for source in tubes.kinds:
@@ -420,7 +420,7 @@ def test_controls_change_the_picture(browser: Any, tmp_path: Path) -> None:
             "by('scores').value = arguments[0]; by('scores').dispatchEvent(new Event('change'))",
             source,
         )
-        assert text("covered") == f"{100 * tubes.covered(hardest_by(tubes, source)):.0f} %", source
+        assert text("covered") == f"{100 * tubes.covered(hardest_by(tubes, source)):.0f}%", source
         masks[source] = pixels(browser)
     assert np.abs(masks["motion"] - masks["codec"]).mean() > 1
     browser.execute_script(
@@ -435,7 +435,7 @@ def test_controls_change_the_picture(browser: Any, tmp_path: Path) -> None:
     assert "57 of 64 tubes masked" in text("counts")
     assert (pixels(browser) == 128).mean() > (half == 128).mean() + 0.1
     share = tubes.covered(tubes.hardest(mask_ratio=0.9, hard_ratio=1.0))
-    assert text("covered") == f"{100 * share:.0f} %"
+    assert text("covered") == f"{100 * share:.0f}%"
     # The pointer shows the values of the tube under it
     browser.execute_script("look('predicted'); show(5)")
     step, row, column = 5 // TUBELET, 3, 6
@@ -573,7 +573,7 @@ def test_a_classifier_beside_it_is_shown(browser: Any, tmp_path: Path) -> None:
     names = browser.execute_script(
         "return [...document.querySelectorAll('#sources [data-view]')].map((e) => e.textContent)"
     )
-    assert names[3:5] == ["Attention rolloutSpearman 1.000", names[4]]
+    assert names[3:5] == ["Attention rolloutSpearman 1.00", names[4]]
     assert names[4].startswith("Evidence for the classSpearman ")
     said = browser.find_element("id", "seen-as").text
     browser.execute_script("choose(0, 0, 2)")
