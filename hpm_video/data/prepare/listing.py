@@ -38,7 +38,7 @@ from hpm_video.data.prepare.tree import Images, VideoTree
 from hpm_video.data.remote.urls import check_is_local, is_url
 from hpm_video.data.video.part import FRAME_COLUMNS, PART_COLUMNS, SECOND_COLUMNS, Part
 from hpm_video.data.video.source import exists
-from hpm_video.runtime.files import keep_original, writing
+from hpm_video.runtime.files import keep_original, shell_path, writing
 from hpm_video.runtime.reading import open_regular
 
 # Folders with these names are splits of a data set, not classes
@@ -189,10 +189,11 @@ def list_folder(
         spelled = {same_name(name): name for name in reversed(order)}
         known = ClassNames(tuple(name for name in order if name in spelled.values()), "the folders")
     numbers = {name: known.label(name) for name in folders}
-    for name in sorted(name for name, label in numbers.items() if label is None):
+    if unknown := sorted(name for name, label in numbers.items() if label is None):
+        name, more = unknown[0], f" (and {len(unknown) - 1} more)" * (len(unknown) > 1)
         raise ValueError(
-            f"{folder}: folder ({shown(name)}) must be one of the classes of {known.source}"
-            f"{known.alike(name)}"
+            f"{folder}: folder ({shown(name)}){more} must be one of the classes of {known.source}"
+            f"{known.alike(name)}: {_other_classes(known, Path(output))}"
         )
     rows: list[Row] = [
         {"path": os.path.abspath(path), "label": numbers[part[0]] if folders else None}
@@ -388,6 +389,15 @@ def _known_classes(given: str | Path | None, *folders: Path) -> ClassNames | Non
         return read_classes(given)
     files = (folder / "classes.txt" for folder in folders)
     return next((read_classes(file) for file in files if file.is_file()), None)
+
+
+def _other_classes(known: ClassNames, output: Path) -> str:
+    """What to do about classes that are not among the known ones."""
+    way = f"add such names to the end of {known.source}"
+    if known.source != str(output.parent / "classes.txt"):
+        return way
+    other = output.parent / f"{output.stem}_list" / output.name
+    return f"{way}, or write a list with classes of its own: -o {shell_path(other)}"
 
 
 def _check_output(output: str | Path, inputs: Iterable[str]) -> None:
