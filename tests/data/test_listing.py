@@ -598,7 +598,7 @@ def test_data_that_are_not_there(
         (["train/a/1.mp4", "val/a/1.mp4"], "splits (train, val)"),
         (["a/1.mp4", "2.mp4"], "2.mp4 lies beside a"),
         (["bad\nname/1.mp4", "b/1.mp4"], r"class name ('bad\nname')"),
-        ([" a/1.mp4", "b/1.mp4"], "class name (' a')"),
+        ([" /1.mp4", "b/1.mp4"], "class name ('')"),
     ],
 )
 def test_folders_that_are_no_classes(

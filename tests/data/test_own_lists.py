@@ -65,7 +65,7 @@ def test_unreadable_videos_are_not_held_out(toy: Path) -> None:
         (Path("v") / name).write_bytes(b"no video")
     Path("out/val.csv").unlink()
     found, notes = _listed("v", held_out=0.2)
-    assert found.keys() == {"train"} and "held out to judge on: 0 videos" in notes
+    assert found.keys() == {"train"} and "nothing is held out to judge on" in notes
     _videos(toy, "v/a/3.mp4", "v/b/3.mp4")
     found, _ = _listed("v", held_out=0.2)
     assert [label for _, label in found["val"]] == ["0", "1"]
@@ -144,3 +144,18 @@ def test_tars_are_to_be_named() -> None:
     Path("it's/a.tar").touch()
     with pytest.raises(ValueError, match=r"hpm-video start 'it'\"'\"'s/a\.tar'"):
         _listed("it's")
+
+
+def test_blanks_around_the_names_of_folders(toy: Path) -> None:
+    _videos(toy, "v/ a/1.mp4", "v/b /2.mp4", "v/b/3.mp4", "v/train/4.mp4", "v/val/5.mp4")
+    found, notes = _listed("v")
+    assert sorted(found["train"]) == [
+        (" a/1.mp4", "0"), ("b /2.mp4", "1"), ("b/3.mp4", "1"), ("train/4.mp4", "2"),
+        ("val/5.mp4", "3"),
+    ]  # fmt: skip
+    assert Path("out/classes.txt").read_text() == "a\nb\ntrain\nval\n"
+    assert "differ only in outer blanks are one class: b " in notes
+    assert "taken for classes, as other folders lie beside them: train, val" in notes
+    Path("v/train").rename("v/Train\n2")
+    with pytest.raises(ValueError, match="rename the class or its folder"):
+        list_own_videos("v", Path("new"))

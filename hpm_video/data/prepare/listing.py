@@ -184,11 +184,12 @@ def list_folder(
         )
     known = _known_classes(classes, Path(folder), Path(output).parent) if labels else None
     if known is None:
-        are_numbers = all(INTEGER.fullmatch(name) for name in folders)
-        order = sorted(sorted(folders), key=int if are_numbers else str)
+        named = {name.strip() for name in folders}  # as classes.txt has them
+        are_numbers = all(INTEGER.fullmatch(name) for name in named)
+        order = sorted(sorted(named), key=int if are_numbers else str)
         spelled = {same_name(name): name for name in reversed(order)}
         known = ClassNames(tuple(name for name in order if name in spelled.values()), "the folders")
-    numbers = {name: known.label(name) for name in folders}
+    numbers = {name: known.label(name.strip()) for name in folders}
     if unknown := sorted(name for name, label in numbers.items() if label is None):
         name, more = unknown[0], f" (and {len(unknown) - 1} more)" * (len(unknown) > 1)
         raise ValueError(
@@ -203,6 +204,13 @@ def list_folder(
     notes = []
     if folders and (without := tree.folders_without_videos):
         notes.append(f"{len(without)} folders have no video: {first_few(without, 5)}")
+    blanks = sorted(name for name in folders if name != name.strip())
+    if both := [name for name in blanks if name.strip() in folders]:
+        notes.append(
+            f"folders that differ only in outer blanks are one class: {first_few(both, 3)}"
+        )
+    if len(splits := sorted(name for name in folders if name.lower() in _SPLITS)) > 1:
+        notes.append(f"taken for classes, as other folders lie beside them: {', '.join(splits)}")
     if skipped := tree.num_others + len(tree.texts):
         notes.append(f"{skipped} other files were left out{_of_images(tree)}")
     if tree.no_frames:

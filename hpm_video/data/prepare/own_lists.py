@@ -93,11 +93,14 @@ def hold_out_of(lists: dict[str, Path], share: float, *, start: str) -> list[str
     if lists.keys() != {"train"} or not share or len(labels_of(rows)) < 2:
         return []
     learnt, held = hold_out(rows, share, start=start)
-    if held:
-        index = FrameIndex(index_beside(train))
-        write_part(output, held, index)
-        write_part(train, learnt, index)
-        lists["val"] = output
+    if not held:
+        return [
+            "nothing is held out to judge on, as no class has enough videos: name some by --val"
+        ]
+    index = FrameIndex(index_beside(train))
+    write_part(output, held, index)
+    write_part(train, learnt, index)
+    lists["val"] = output
     return [
         f"held out to judge on: {len(held)} videos, {share:.0%} of each class, picked by a hash of "
         "their paths; name others by --val, so that clips of one recording are on one side"
