@@ -1,6 +1,7 @@
 """Lists of own videos: what is learnt from, what is judged on, what is no class."""
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 
@@ -121,6 +122,12 @@ def test_others_to_judge_on(toy: Path) -> None:
     assert [label for _, label in found["val"]] == ["1"]
 
 
+def test_classes_to_judge_on_are_those_learnt(toy: Path) -> None:
+    _videos(toy, "v/train/a/1.mp4", "v/train/b/2.mp4", "v/val/b/3.mp4", "v/val/c/4.mp4")
+    with pytest.raises(ValueError, match=r"v/val: folder \(c\) .* move them away \(a, b\)$"):
+        _listed("v")
+
+
 def test_folders_that_are_no_classes(toy: Path) -> None:
     _videos(toy, "v/monday/1.mp4", "v/tuesday/2.mp4", "v/3.mp4")
     with pytest.raises(ValueError, match="--no-labels takes all"):
@@ -159,3 +166,17 @@ def test_blanks_around_the_names_of_folders(toy: Path) -> None:
     Path("v/train").rename("v/Train\n2")
     with pytest.raises(ValueError, match="rename the class or its folder"):
         list_own_videos("v", Path("new"))
+
+
+def test_a_list_of_which_no_video_is_there(toy: Path) -> None:
+    _videos(toy, "videos/a/1.mp4")
+    Path("lists").mkdir()
+    Path("lists/all.csv").write_text("path,label\na/1.mp4,x\n")
+    with pytest.raises(ValueError, match=r"is there, e.g. a/1.mp4: add --root ") as refusal:
+        list_own_videos("lists/all.csv", Path("out"))
+    (_, root) = shlex.split(str(refusal.value).partition(": add ")[2])
+    lists, _ = list_own_videos("lists/all.csv", Path("out"), root=root)
+    assert len(rows_of(lists["train"])) == 1
+    Path("lists/all.csv").write_text("path,label\nnowhere/1.mp4,x\n")
+    with pytest.raises(ValueError, match=r"--root DIR, with the folder .* nowhere/1.mp4"):
+        list_own_videos("lists/all.csv", Path("out"))

@@ -570,7 +570,7 @@ def check_some_exist(manifest: Manifest, *, option: str = "root=") -> None:
         first = names[0]
         if os.path.isabs(first):
             way = "correct the paths, or make a new list with hpm-video data list"
-        elif found := _root_of([names[row] for row in rows], root):
+        elif found := root_of([names[row] for row in rows], root):
             way = f"{option}{found} would do"
         else:
             way = f"add {option}DIR, with the folder that contains {first}"
@@ -592,7 +592,7 @@ def _is_missing(file: str) -> bool:
     return False
 
 
-def _root_of(names: Sequence[str], root: str) -> str | None:
+def root_of(names: Sequence[str], root: str) -> str | None:
     """A folder that contains one of these files, above or beside a root or the working folder."""
     near = [Path.cwd(), Path(root), Path(root).parent]
     inside = (islice(folder.glob("*/"), _MOST_FOLDERS) for folder in near)

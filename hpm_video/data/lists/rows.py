@@ -141,7 +141,10 @@ def read_videos(
     if is_empty or faults is None:
         noted.check()
     if is_empty:
-        raise ValueError(f"{path} lists no videos")
+        raise ValueError(
+            f"{path} lists no videos: write lines `path,label` into it, or list those of a folder: "
+            "hpm-video data list --folder DIR -o LIST.csv"
+        )
 
 
 def open_text(path: str | Path) -> TextIO:

@@ -26,6 +26,7 @@ from hpm_video.data.lists.manifest import (
     frame_count,
     label_notes,
     read_manifest,
+    root_of,
     write_manifest,
 )
 from hpm_video.data.lists.parts import check_is_inside, part_columns, part_of, seconds_of
@@ -194,7 +195,7 @@ def list_folder(
         name, more = unknown[0], f" (and {len(unknown) - 1} more)" * (len(unknown) > 1)
         raise ValueError(
             f"{folder}: folder ({shown(name)}){more} must be one of the classes of {known.source}"
-            f"{known.alike(name)}: {_other_classes(known, Path(output))}"
+            f"{known.alike(name)}: {_way_to_classes(known, classes, Path(output))}"
         )
     rows: list[Row] = [
         {"path": os.path.abspath(path), "label": numbers[part[0]] if folders else None}
@@ -333,7 +334,7 @@ def list_own(
     source = f"in {file} below {start}"
     return _write_list(
         output, rows, missing, classes=names or (), source=source, notes=notes, say_of_labels=True,
-        several=several,
+        several=several, way="" if rows else _way_to_videos(lines[0][3]["path"], start),
     )  # fmt: skip
 
 
@@ -399,8 +400,19 @@ def _known_classes(given: str | Path | None, *folders: Path) -> ClassNames | Non
     return next((read_classes(file) for file in files if file.is_file()), None)
 
 
-def _other_classes(known: ClassNames, output: Path) -> str:
-    """What to do about classes that are not among the known ones."""
+def _way_to_videos(name: str, start: str) -> str:
+    """What to do about a list of which no video exists."""
+    if os.path.isabs(name):
+        return ": correct the paths"
+    if (found := root_of([name], start)) is not None:
+        return f": add --root {shell_path(found)}"
+    return f": add --root DIR, with the folder that contains {shown(name)}"
+
+
+def _way_to_classes(known: ClassNames, given: str | Path | None, output: Path) -> str:
+    """What to do about folders that are none of the known classes."""
+    if given is not None:
+        return f"rename such folders, or move them away ({first_few(known.names, 5)})"
     way = f"add such names to the end of {known.source}"
     if known.source != str(output.parent / "classes.txt"):
         return way
@@ -437,16 +449,18 @@ def _write_list(
     notes: list[str],
     say_of_labels: bool = False,
     several: LabelsConfig | None = None,
+    way: str = "",
 ) -> Listed:
     """Write the results.
 
-    Paths of ``rows`` are absolute. ``source`` says in messages where videos are listed.
+    Paths of ``rows`` are absolute. ``source`` says in messages where videos are listed, ``way``
+    what to do if none is there.
     """
     output = Path(output)
     if not rows:
         example = str(missing[0]["path"])
         windows = " (a path of Windows: give the folder by --root, and paths below it)"
-        hint = windows if re.match(r"[A-Za-z]:[\\/]|\\\\", example) else ""
+        hint = windows if re.match(r"[A-Za-z]:[\\/]|\\\\", example) else way
         raise ValueError(
             f"none of the {len(missing)} videos {source} is there, e.g. {shown(example)}{hint}"
         )
