@@ -78,6 +78,10 @@ def _run(words: Sequence[str]) -> int:
         arguments = parse(parser, words)
         check_there(arguments)
         keep_freed_memory()
+        import logging
+
+        # Matplotlib's only advice is on its cache folder, which the user did not ask about
+        logging.getLogger("matplotlib").setLevel(logging.ERROR)
         with tell_torchrun():
             return command_of(arguments.job).run(arguments)
     except (ValueError, FileNotFoundError) as error:

@@ -58,7 +58,8 @@ def _reached(
             first = f"{values[0]:.3f} -> " if len(values) > 1 else ""
             said.append(f"{words} {first}{values[-1]:.3f}")
     if isinstance(config, FinetuneConfig) and any("top1" in one for one in records):
-        said[-1] += f" (chance {1 / manifest.num_classes:.3f})"
+        of = manifest.num_classes
+        said[-1] += f" (chance {1 / of:.3f}, 1 of {of:,} classes)"
     return f"done: {config.run.output_dir}: {', '.join(said)}"
 
 

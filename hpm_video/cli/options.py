@@ -10,7 +10,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
+from itertools import pairwise, takewhile
 from typing import Any
 
 from hpm_video.data.video.part import file_of
@@ -228,6 +228,9 @@ def is_setting(word: str) -> bool:
         return False
 
 
+_NO_NAME = re.compile(r"-|-\d*\.?\d+")  # standard input, and numbers
+
+
 class Parser(argparse.ArgumentParser):
     """Suggests the closest match for a mistyped command or choice."""
 
@@ -268,6 +271,10 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
     Settings typed as ``key=value`` override the same settings given as options.
     """
     known = list(_options(parser, words))
+    for word in takewhile("--".__ne__, words):
+        may_be_file = word[:1] == "-" and word not in known and not _NO_NAME.fullmatch(word)
+        if may_be_file and os.path.lexists(word):
+            parser.error(f"{word} is read as an option: for the file or folder, write ./{word}")
     unknown: list[str] = []
     for word, value in pairwise([*words, "-"]):
         name = word.partition("=")[0]

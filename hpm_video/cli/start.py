@@ -96,18 +96,21 @@ class Place:
 
 def run(arguments: argparse.Namespace) -> int:
     place = _new_place(arguments)
-    from hpm_video.data.prepare.own_lists import list_own_videos, rows_of
+    from hpm_video.data.prepare.own_lists import hold_out_of, list_own_videos, rows_of, start_of
 
     with place.gone_after_errors():
         lists, notes = list_own_videos(
             arguments.folder, place.folder, val=arguments.val, root=arguments.root,
-            held_out=arguments.held_out, labels=arguments.labels, images=arguments.images,
+            labels=arguments.labels, images=arguments.images,
         )  # fmt: skip
     computer, device = _computer(arguments.device)  # fails before videos are decoded
     print(f"checking {sum(len(rows_of(file)) for file in lists.values()):,} videos", flush=True)
     _check(lists, place, full=arguments.full_check, num_workers=computer.cores)
-    notes += _drop_unreadable(lists)
+    start = start_of(arguments.folder, arguments.root)
+    notes += hold_out_of(lists, arguments.held_out, start=start)
+    notes += _drop_useless(lists)
     videos = _videos_of(lists["train"])
+    notes += _classes_without_videos(lists, place, num_left=videos.num_classes)
 
     from hpm_video.config.own_data import choose_finetuning, choose_pretraining
 
@@ -221,31 +224,66 @@ def _check(lists: dict[str, Path], place: Place, *, full: bool, num_workers: int
     print(report_text(report, page=str(page), figures=False))
 
 
-def _drop_unreadable(lists: dict[str, Path]) -> Iterator[str]:
-    """Drop validation lists without a readable video."""
+def _drop_useless(lists: dict[str, Path]) -> Iterator[str]:
+    """Drop validation lists, and rows of them, that cannot be judged on."""
+    from hpm_video.data.lists.frame_index import FrameIndex, index_beside
+    from hpm_video.data.prepare.own_lists import label_of, labels_of, rows_of, write_part
+
+    has_classes = bool(labels_of(rows_of(lists["train"])))
     for name in [name for name in lists if name != "train"]:
-        if not _readable(lists[name]):
-            yield f"{lists.pop(name)} has no readable video: it is not used"
+        rows = _readable(file := lists[name])
+        labelled = list(filter(label_of, rows)) if has_classes else rows
+        if not labelled:
+            lacks = "labelled video" if rows else "readable video"
+            yield f"{lists.pop(name)} has no {lacks}: it is not used"
+        elif len(labelled) < len(rows):
+            yield f"{file}: {len(rows) - len(labelled)} videos have no label and are left out"
+            write_part(file, labelled, FrameIndex(index_beside(file)))
+
+
+def _classes_without_videos(
+    lists: dict[str, Path], place: Place, *, num_left: int
+) -> Iterator[str]:
+    """Say which classes lack readable videos. ``num_left``: classes to tell apart, 0 for none."""
+    from hpm_video.data.lists.classes import read_classes
+    from hpm_video.data.lists.rows import first_few
+    from hpm_video.data.prepare.own_lists import labels_of, rows_of
+
+    if not (file := place.folder / "classes.txt").is_file():
+        return
+    names = read_classes(file).names
+    learnt = labels_of(rows_of(lists["train"]))
+    judged = lists.get("test") or lists.get("val")
+    known = {"learn from": learnt}
+    if judged is not None and num_left:
+        known["evaluate on"] = labels_of(rows_of(judged)) | (
+            set(map(str, range(len(names)))) - learnt
+        )
+    for what, labels in known.items():
+        if few := [name for label, name in enumerate(names) if str(label) not in labels]:
+            of = f"{len(few)} of {len(names)} classes"
+            yield f"no readable video to {what} in {of}: {first_few(few, 3)}"
+    if not num_left:
+        yield "only one class is left, with nothing to tell it from: pre-training only"
 
 
 def _readable(file: Path) -> list[dict[str, str]]:
-    from hpm_video.data.prepare.own_lists import rows_of
-    from hpm_video.data.prepare.verdict import USED
+    from hpm_video.data.prepare.own_lists import is_readable, rows_of
 
-    return [row for row in rows_of(file) if row.get("status") in USED]
+    return list(filter(is_readable, rows_of(file)))
 
 
 def _labelled(train: Path, notes: list[str]) -> Path:
     """The list for fine-tuning: videos with a label."""
-    from hpm_video.data.lists.manifest import write_manifest
-    from hpm_video.data.prepare.own_lists import label_of
+    from hpm_video.data.lists.frame_index import FrameIndex, index_beside
+    from hpm_video.data.prepare.own_lists import label_of, write_part
 
     rows = _readable(train)
     labelled = [row for row in rows if label_of(row)]
     if len(labelled) == len(rows):
         return train
     notes.append(f"{len(rows) - len(labelled)} videos have no label: only pre-training uses them")
-    write_manifest(output := train.with_name("labelled.csv"), labelled)
+    write_part(output := train.with_name("labelled.csv"), labelled, FrameIndex(index_beside(train)))
     return output
 
 
@@ -358,6 +396,8 @@ def _head(
     sizes: Sequence[str],
 ) -> list[str]:
     """The comment at the top of a YAML."""
+    from hpm_video.config.own_data import hours_in_words
+
     job = {"pretrain": "Pre-training on", "finetune": "Fine-tuning on"}[one.job]
     command = next(words for words, _ in commands if words[0] == one.job)
     lines = [
@@ -367,7 +407,7 @@ def _head(
         f"  {shlex.join(['hpm-video', *command])}",
         "",
         f"Hardware: {computer.words}.",
-        f"Hours: {_hours(one.hours)} ({one.timed}).",
+        f"Hours: about {hours_in_words(one.hours)} ({one.timed}).",
         f"Expected: {_UNCERTAIN}",
         "",
         "The comment above each setting gives its reason. Change settings here, or add them to the "
@@ -383,12 +423,6 @@ def _head(
     return [printable(line) for line in lines]
 
 
-def _hours(hours: float) -> str:
-    if hours < 1:
-        return f"about {max(1, round(60 * hours))} min"
-    return f"about {hours:.1f} h" if hours < 10 else f"about {hours:.0f} h"
-
-
 def _summary(
     chosen: Sequence[Choices],
     videos: Videos,
@@ -397,7 +431,8 @@ def _summary(
     place: Place,
 ) -> Iterator[str]:
     """Summary of what was found and chosen, line by line."""
-    from hpm_video.data.prepare.own_lists import rows_of
+    from hpm_video.config.own_data import hours_in_words
+    from hpm_video.data.prepare.own_lists import label_of
 
     yield from (f"note: {note}" for note in notes)
     said = f"{videos.number:,} videos"
@@ -412,12 +447,13 @@ def _summary(
         yield (
             f"{name}: {place.inside(f'{one.job}.yaml')}, from the recipe {one.recipe} "
             f"({one.why_recipe}): {epochs:,} epoch{'' if epochs == 1 else 's'}, "
-            f"{one.steps:,} steps of {one['optim.total_batch']} videos, {_hours(one.hours)}"
+            f"{one.steps:,} steps of {one['optim.total_batch']} videos, about "
+            f"{hours_in_words(one.hours)}"
         )
     yield f"hours: {chosen[0].timed}"
     judged = lists.get("test") or lists.get("val")
     if videos.num_classes and judged is not None:
-        counts = Counter(row["label"] for row in rows_of(judged))
+        counts = Counter(filter(None, map(label_of, _readable(judged))))
         share = max(counts.values()) / counts.total()
         file = place.inside(judged.name)
         yield f"always guessing the most frequent class of {file} gives accuracy {share:.3f}"

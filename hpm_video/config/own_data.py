@@ -181,12 +181,20 @@ def fit_hours(choices: Choices, most: float) -> None:
     if choices.hours <= most or epochs == 1:
         return
     fitting = max(1, math.floor(epochs * most / choices.hours))
-    why = f"as many as fit into {most:g} h; {epochs:,} epochs would take {choices.hours:.1f} h"
+    would = f"{epochs:,} epochs would take {hours_in_words(choices.hours)}"
+    why = f"as many as fit into {hours_in_words(most)}; {would}"
     choices.change("optim.epochs", fitting, why)
     choices.hours *= fitting / epochs
     if "evaluation.every_epochs" in choices.settings:
         _, reason = choices.settings["evaluation.every_epochs"]
         choices.change("evaluation.every_epochs", max(1, fitting // 10), reason)
+
+
+def hours_in_words(hours: float) -> str:
+    """Hours with two digits or more, in a unit in which they are not zero."""
+    units = (("h", hours), ("min", 60 * hours), ("s", 3600 * hours))
+    unit, value = next((one for one in units if one[1] >= 1), units[-1])
+    return f"{value:.2g} {unit}" if value < 10 else f"{value:,.0f} {unit}"
 
 
 def _of_recipe(job: Job, recipe: str, why: str, videos: Videos, computer: Computer) -> Choices:

@@ -238,12 +238,16 @@ def _first_words(result: Evaluation, confusion: npt.NDArray[np.int64]) -> dict[s
         level, says = "fair", f"That is better than {guess}."
     else:
         level, says = "poor", f"That is no better than {guess}."
+    judged = int((confusion.sum(axis=1) > 0).sum())
+    balanced = "mean over classes"
+    if judged < result.num_classes:  # chance differs from that of top-1
+        balanced = f"mean over the {judged:,} classes with videos; chance {1 / judged:.1%}"
     unreadable = f"{len(result.bad):,} unreadable" + ", counted as wrong" * bool(result.bad)
     tiles = [
         ("accuracy (top-1)", f"{top1:.1%}", f"{right:,} of {of:,} videos"),
         ("chance", f"{chance:.1%}", f"1 of {result.num_classes:,} classes"),
         ("videos", f"{of:,}", unreadable),
-        ("balanced accuracy", f"{figures['balanced_accuracy']:.1%}", "mean over classes"),
+        ("balanced accuracy", f"{figures['balanced_accuracy']:.1%}", balanced),
     ]
     if figures["top5"] is not None:
         tiles.append(

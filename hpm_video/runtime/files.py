@@ -5,6 +5,7 @@ import filecmp
 import os
 import re
 import secrets
+import shlex
 import shutil
 import stat
 import tempfile
@@ -182,6 +183,12 @@ def printable(text: str) -> str:
     """The text on one line, with escapes for bytes that cannot be shown in file names."""
     text = text.encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def shell_path(path: str | Path) -> str:
+    """A path as a word of a command to paste, which is no option."""
+    text = os.fspath(path)
+    return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
 def check_can_be_folder(folder: Path, *, name: str) -> None:

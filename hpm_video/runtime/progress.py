@@ -14,6 +14,7 @@ from rich.text import Text
 from hpm_video.runtime.screen import is_for_people
 
 _LINE_EVERY_S = 30.0
+_LEAST_ITEMS, _LEAST_S = 5, 5.0  # since the first item, for a speed to be told
 _SPEED_OF_S = 900.0  # window over which speed is measured to estimate the time left
 _REDRAWS_PER_S = 2
 
@@ -77,9 +78,10 @@ class Progress(AbstractContextManager["Progress"]):
     """
 
     def __init__(self, what: str, *, total: int, done: int = 0) -> None:
-        self._what, self._total, self._done, self._before = what, total, done, done
+        self._what, self._total, self._done = what, total, done
         self._num_bad = 0
-        self._started = self._said = time.monotonic()
+        self._said = time.monotonic()
+        self._first: tuple[int, float] | None = None  # of this process: number, time
         shows_bar = bool(what) and is_for_people(sys.stderr) and not Bar.is_shown
         self._bar = Bar(what, total=total, done=done, stream=sys.stderr) if shows_bar else None
 
@@ -89,14 +91,23 @@ class Progress(AbstractContextManager["Progress"]):
         self._num_bad += bad
         if self._bar is not None:
             self._bar.step(f"{self._num_bad:,} bad" if self._num_bad else None)
-        elif self._what and (now := time.monotonic()) - self._said > _LINE_EVERY_S:
+        now = time.monotonic()
+        # Before the first item processes start and models load, which says nothing about the rest
+        self._first = self._first or (self._done, now)
+        if self._bar is None and self._what and now - self._said > _LINE_EVERY_S:
             self._said = now
-            speed = (self._done - self._before) / (now - self._started)
-            left = in_words((self._total - self._done) / speed)
             sys.stderr.write(
-                f"{self._what} {self._done:,} of {self._total:,} ({self._num_bad:,} bad), "
-                f"{speed:.1f}/s, {left} left\n"
+                f"{self._what} {self._done:,} of {self._total:,} ({self._num_bad:,} bad)"
+                f"{self._speed(*self._first, now)}\n"
             )
+
+    def _speed(self, first: int, since: float, now: float) -> str:
+        """Speed and time left; nothing before there are enough items to tell."""
+        if (count := self._done - first) < _LEAST_ITEMS or now - since < _LEAST_S:
+            return ""
+        speed = count / (now - since)
+        said = f"{speed:.1f}/s" if speed >= 1 else f"{60 * speed:.2g}/min"
+        return f", {said}, {in_words((self._total - self._done) / speed)} left"
 
     def __exit__(self, *_: object) -> None:
         if self._bar is not None:

@@ -194,7 +194,7 @@ def test_the_next_commands_can_be_pasted(
         == 0
     )
     out = capsys.readouterr().out
-    assert "(chance 0.125)" in out
+    assert "(chance 0.125, 1 of 8 classes)" in out
     evaluation, prediction, both = _next(out)
     assert evaluation[1:] == ["evaluate", f"{run}_finetuned"]
     assert main([*prediction[1:], "num_workers=0", "device=cpu"]) == 0

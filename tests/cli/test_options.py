@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from hpm_video.cli.main import JOBS, command_of
+from hpm_video.cli.main import JOBS, command_of, main
 from hpm_video.cli.options import parse
 from hpm_video.slurm.command import make_plan, read_command
 
@@ -167,3 +167,17 @@ def test_a_console_script_of_before_still_starts() -> None:
     with pytest.warns(DeprecationWarning, match=r"hpm_video\.cli\.entry has moved to"):
         from hpm_video.cli import entry as old
     assert old is entry
+
+
+@pytest.mark.parametrize("words", [["start", "-clips"], ["data", "list", "--folder", "--clips"]])
+def test_a_folder_whose_name_is_read_as_an_option(
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / words[-1]).mkdir()
+    with pytest.raises(SystemExit):
+        main(words)
+    assert f"write ./{words[-1]}" in capsys.readouterr().err

@@ -11,6 +11,7 @@ import pytest
 from hpm_video.cli.main import main
 from hpm_video.config import FinetuneConfig, PretrainConfig
 from hpm_video.config.settings import load_config
+from hpm_video.data.prepare.own_lists import rows_of
 from hpm_video.runtime.files import quoted
 
 # Class folders and files, each with what shells, YAML, CSV or argparse could take for their own
@@ -166,6 +167,47 @@ def test_videos_without_labels_are_pre_trained_on(
     assert " 1 epoch, " in out
     pretrain, _ = _next(out)
     assert main([*pretrain[1:], *_QUICK["pretrain"]]) == 0
+
+
+def test_only_readable_videos_with_labels_are_judged_on(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from hpm_video.cli import start
+
+    monkeypatch.setattr(start, "_time", lambda *_, **__: None)
+    for video in (folder / CLASSES[0]).iterdir():  # all of one class, whichever are held out
+        video.write_bytes(b"no video")
+    assert main(["start", str(folder), "--device", "cpu", "-o", "new"]) == 0
+    out = capsys.readouterr().out
+    assert "held out for evaluation: 6 videos" in out and "val.csv gives accuracy 0.333" in out
+    assert f"no readable video to learn from in 1 of 4 classes: {CLASSES[0]}" in out
+    assert "to evaluate on in" not in out
+    statuses = [row["status"] for row in rows_of(tmp_path / "new" / "val.csv")]
+    assert statuses == ["ok"] * 6
+
+    for video in (folder / CLASSES[1]).iterdir():
+        video.write_bytes(b"no video")
+    (tmp_path / "bad.mp4").write_bytes(b"no video")
+    good = [
+        Path(shutil.copy(video, tmp_path / f"other_{number}.mp4"))
+        for number, video in enumerate(sorted((folder / CLASSES[2]).iterdir())[:3])
+    ]
+    rows = [f"{quoted(path)},{label}" for path, label in zip(good, [2, 3, ""], strict=True)]
+    (tmp_path / "part.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    (tmp_path / "none.csv").write_text(f"path,label\n{quoted(good[0])},\nbad.mp4,2\n")
+    words = ["start", str(folder), "--device", "cpu"]
+    assert main([*words, "-o", "part", "--val", "part.csv"]) == 0
+    assert "part/val.csv: 1 videos have no label and are left out" in capsys.readouterr().out
+    assert main([*words, "-o", "none", "--val", "none.csv"]) == 0
+    assert "none/val.csv has no labelled video: it is not used" in capsys.readouterr().out
+    for video in (folder / CLASSES[2]).iterdir():
+        video.write_bytes(b"no video")
+    assert main([*words, "-o", "one"]) == 0
+    assert "only one class is left" in (out := capsys.readouterr().out)
+    assert [words[1] for words in _next(out)] == ["pretrain", "visualize"]
 
 
 def test_a_list_of_which_some_videos_have_labels(

@@ -79,3 +79,24 @@ def test_a_run_outlives_head(pretrain_arguments: Callable[..., list[str]], tmp_p
         process.stdout.close()
         assert process.wait(timeout=LIMIT_S) == 0
     assert read_records(tmp_path / "run")[-1]["epoch"] == 4
+
+
+def test_matplotlib_says_nothing_of_its_cache_folder() -> None:
+    script = """
+import sys, types
+from hpm_video.cli import main
+
+def run(arguments):
+    import matplotlib
+    return 0
+
+main.command_of = lambda job: types.SimpleNamespace(add_arguments=lambda parser: None, run=run)
+sys.exit(main.main(["recipes"]))
+"""
+    gone = dict.fromkeys(("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), "/proc/nowhere")
+    environment = {name: value for name, value in os.environ.items() if name != "MPLCONFIGDIR"}
+    done = subprocess.run(
+        [sys.executable, "-c", script], env={**environment, **gone}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

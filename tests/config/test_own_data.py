@@ -13,6 +13,7 @@ from hpm_video.config.own_data import (
     choose_finetuning,
     choose_pretraining,
     fit_hours,
+    hours_in_words,
 )
 from hpm_video.train.batch_size import MOST_ON_CPU
 from hpm_video.train.step_videos import step_videos
@@ -133,6 +134,17 @@ def test_hours_bound_the_epochs() -> None:
     fit_hours(finetuning, 1)
     config = finetuning.config()
     assert (config.optim.epochs, config.optim.warmup, config.evaluation.every_epochs) == (1, 0, 1)
+
+
+def test_hours_are_told_in_a_unit_in_which_they_are_not_zero() -> None:
+    (pretraining, _) = _chosen(_videos(300), CPU)
+    epochs = pretraining["optim.epochs"]
+    pretraining.hours = 0.045
+    fit_hours(pretraining, 0.01)
+    _, why = pretraining.settings["optim.epochs"]
+    assert why == f"as many as fit into 36 s; {epochs:,} epochs would take 2.7 min"
+    told = [hours_in_words(hours) for hours in (1, 12, 2.54, 0.5, 1 / 60, 1e-3)]
+    assert told == ["1 h", "12 h", "2.5 h", "30 min", "1 min", "3.6 s"]
 
 
 def test_micro_batches_of_a_cpu_are_those_that_are_timed() -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -387,6 +388,15 @@ def test_a_validation_folder_has_the_numbers_of_the_training_folder(
     line = _refusal(capsys, "--folder", tmp_path / "val", "-o", tmp_path / "val.csv")
     assert f"folder (d) must be one of the classes of {tmp_path}/classes.txt" in line
     assert (tmp_path / "val.csv").read_text() == before
+    _fill(tmp_path / "val", ["e/2.mp4"])
+    line = _refusal(capsys, "--folder", tmp_path / "val", "-o", tmp_path / "val.csv")
+    assert "folder (d) (and 1 more) must be" in line
+    other = shlex.split(line.partition(" of its own: -o ")[2])[0]
+    assert _list("--folder", tmp_path / "val", "-o", other) == 0
+    with (tmp_path / "classes.txt").open("a") as classes:
+        classes.write("d\ne\n")
+    assert _list("--folder", tmp_path / "val", "-o", tmp_path / "val.csv") == 0
+    assert [label for _, label in _rows(tmp_path / "val.csv")] == ["2", "3", "4"]
 
 
 def test_folders_that_are_numbers_are_their_labels(tmp_path: Path) -> None:
@@ -589,7 +599,7 @@ def test_data_that_are_not_there(
         (["train/a/1.mp4", "val/a/1.mp4"], "splits (train, val)"),
         (["a/1.mp4", "2.mp4"], "2.mp4 lies beside a"),
         (["bad\nname/1.mp4", "b/1.mp4"], r"class name ('bad\nname')"),
-        ([" a/1.mp4", "b/1.mp4"], "class name (' a')"),
+        ([" /1.mp4", "b/1.mp4"], "class name ('')"),
     ],
 )
 def test_folders_that_are_no_classes(

@@ -1,17 +1,21 @@
 import os
 import pickle
+import re
+import shlex
 import tarfile
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from hpm_video.cli.main import main
 from hpm_video.data.lists.manifest import (
     COLUMNS,
     Manifest,
     check_labels,
     check_some_exist,
     read_manifest,
+    require_labels,
     write_manifest,
 )
 from hpm_video.data.lists.overlap import find_shared
@@ -166,6 +170,55 @@ def test_joined_lists_must_share_their_classes(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"two/classes.txt and .*label 0"):
         read_manifest(lists)
     assert len(read_manifest(lists, labels=False)) == 2
+
+
+def test_a_list_without_usable_videos_names_them_and_a_way_on(tmp_path: Path) -> None:
+    name = f"{tmp_path}/list.csv"
+    bad = _list(tmp_path, "path,status,reason\na.mp4,bad,is empty\nb.mp4,missing,\nc.mp4,bad,x\n")
+    with pytest.raises(ValueError, match=r"bad \(2\), missing \(1\)") as refusal:
+        read_manifest(bad)
+    said = "the first: a.mp4: is empty; b.mp4: status missing; c.mp4: x. Replace the files, then: "
+    assert str(refusal.value).endswith(f"{said}hpm-video data check {name}")
+    own = _list(tmp_path, "path,status\na.mp4,later\n")
+    with pytest.raises(ValueError, match=r"a.mp4: status later. Clear the column status"):
+        read_manifest(own)
+    torn = _list(tmp_path, "path,num_frames,status,damaged\na.mp4,10,damaged,5\n")
+    with pytest.raises(ValueError, match=r"data.max_damage \(0.1\) allows. data.max_damage=1 uses"):
+        read_manifest(torn, max_damage=0.1)
+
+
+def test_a_folder_is_no_list_but_can_be_listed(
+    tmp_path: Path, toy: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    video = next(toy.parent.rglob("*.mp4"))
+    for name in ("a", "b"):
+        (tmp_path / "-my clips" / name).mkdir(parents=True)
+        (tmp_path / "-my clips" / name / "1.mp4").write_bytes(video.read_bytes())
+    assert main(["data", "check", "./-my clips/"]) == 2
+    command = re.search("hpm-video (data list .*) makes one", capsys.readouterr().err)
+    assert command is not None and main(shlex.split(command[1])) == 0
+    assert main(["data", "check", "--quick", "./-my clips.csv"]) == 0
+
+
+def test_a_list_without_labels_can_get_those_of_folders(
+    tmp_path: Path, toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    video = next(toy.parent.rglob("*.mp4"))
+    for name in ("a", "b"):
+        (tmp_path / "v v" / name).mkdir(parents=True)
+        (tmp_path / "v v" / name / "1.mp4").write_bytes(video.read_bytes())
+    file = _list(tmp_path, "path\nv v/a/1.mp4\nv v/b/1.mp4\n")
+    with pytest.raises(ValueError, match="must have labels, but has none") as refusal:
+        require_labels(read_manifest(file), name="data.manifest", lists=["list.csv"])
+    command = re.search("hpm-video (data list .*) makes a list", str(refusal.value))
+    assert command is not None and main(shlex.split(command[1])) == 0
+    assert read_manifest("labelled.csv").labels.tolist() == [0, 1]
+    (tmp_path / "classes.txt").unlink()
+    flat = _list(tmp_path, "path\nv v/a/1.mp4\n")
+    with pytest.raises(ValueError, match="into a folder per class: hpm-video data list --folder"):
+        require_labels(read_manifest(flat), name="data.manifest", lists=["list.csv"])
 
 
 @pytest.mark.parametrize(

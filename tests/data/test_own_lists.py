@@ -1,12 +1,21 @@
 """Lists of own videos: what is learnt from, what is judged on, what is no class."""
 
 import os
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 
-from hpm_video.data.prepare.own_lists import hold_out, list_own_videos, rows_of
+from hpm_video.data.lists.frame_index import FrameIndex, index_beside
+from hpm_video.data.prepare.check import check_manifest
+from hpm_video.data.prepare.own_lists import (
+    hold_out,
+    hold_out_of,
+    list_own_videos,
+    rows_of,
+    start_of,
+)
 
 
 def _videos(toy: Path, *names: str) -> None:
@@ -22,8 +31,13 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("out").mkdir()
 
 
-def _listed(source: str, **how: object) -> tuple[dict[str, list[tuple[str, str]]], str]:
+def _listed(
+    source: str, *, held_out: float = 0.0, **how: object
+) -> tuple[dict[str, list[tuple[str, str]]], str]:
     lists, notes = list_own_videos(source, Path("out"), **how)  # type: ignore[arg-type]
+    if held_out:
+        check_manifest(lists["train"], quick=True, num_workers=2)
+        notes += hold_out_of(lists, held_out, start=start_of(source, None))
     found = {
         part: [
             (os.path.relpath(row["path"], os.path.abspath(source)), row.get("label", ""))
@@ -37,12 +51,32 @@ def _listed(source: str, **how: object) -> tuple[dict[str, list[tuple[str, str]]
 def test_a_share_of_each_class_is_held_out(toy: Path) -> None:
     _videos(toy, *(f"v/{name}/{number}.mp4" for name in "ab" for number in range(10)))
     _videos(toy, "v/rare/1.mp4", "v/pair/1.mp4", "v/pair/2.mp4")
-    found, notes = _listed("v")
+    found, notes = _listed("v", held_out=0.2)
     labels = [label for _, label in found["val"]]
     assert sorted(labels) == ["0", "0", "1", "1", "2"] and len(found["train"]) == 18
     assert not set(found["train"]) & set(found["val"])
     assert "held out for evaluation: 5 videos, 20% of each class" in notes
     assert Path("out/classes.txt").read_text().split() == ["a", "b", "pair", "rare"]
+
+
+def test_unreadable_videos_are_not_held_out(toy: Path) -> None:
+    _videos(toy, *(f"v/{name}/{number}.mp4" for name in "ab" for number in range(2)))
+    (first, _), (other, _) = _listed("v", held_out=0.2)[0]["val"]
+    for name in (first, other):  # what a hash of the paths would pick
+        (Path("v") / name).write_bytes(b"no video")
+    Path("out/val.csv").unlink()
+    found, notes = _listed("v", held_out=0.2)
+    assert found.keys() == {"train"} and "nothing is held out for evaluation" in notes
+    _videos(toy, "v/a/3.mp4", "v/b/3.mp4")
+    found, _ = _listed("v", held_out=0.2)
+    assert [label for _, label in found["val"]] == ["0", "1"]
+    assert not {first, other} & {path for path, _ in found["val"]}
+    for part, size in (("train", 2), ("val", 2)):
+        file = Path(f"out/{part}.csv")
+        index = FrameIndex(index_beside(file))
+        assert len(index) == size
+        tables = {row["path"]: index.get(row["path"]) for row in rows_of(file)}
+        assert all(tables[row["path"]] for row in rows_of(file) if row["status"] == "ok")
 
 
 def test_what_is_held_out_is_the_same_elsewhere() -> None:
@@ -65,7 +99,7 @@ def test_parts_of_a_video_stay_together() -> None:
 def test_folders_for_the_parts_are_taken(toy: Path) -> None:
     for part in ("train", "Validation", "test"):
         _videos(toy, f"v/{part}/a/{part}.mp4", f"v/{part}/b/{part}.mp4")
-    found, notes = _listed("v")
+    found, notes = _listed("v", held_out=0.2)
     assert {part: [os.path.basename(path) for path, _ in rows] for part, rows in found.items()} == {
         "train": ["train.mp4"] * 2, "val": ["Validation.mp4"] * 2, "test": ["test.mp4"] * 2,
     }  # fmt: skip
@@ -86,6 +120,12 @@ def test_others_to_judge_on(toy: Path) -> None:
     found, _ = _listed("v", val="other")
     assert len(found["train"]) == 2
     assert [label for _, label in found["val"]] == ["1"]
+
+
+def test_classes_to_judge_on_are_those_learnt(toy: Path) -> None:
+    _videos(toy, "v/train/a/1.mp4", "v/train/b/2.mp4", "v/val/b/3.mp4", "v/val/c/4.mp4")
+    with pytest.raises(ValueError, match=r"v/val: folder \(c\) .* move them away \(a, b\)$"):
+        _listed("v")
 
 
 def test_folders_that_are_no_classes(toy: Path) -> None:
@@ -150,3 +190,30 @@ def test_folders_in_folders_may_be_the_classes(toy: Path) -> None:
     Path("out/classes.txt").unlink()
     _videos(toy, "w/wave/monday/1.mp4", "w/jump/tuesday/1.mp4")
     assert "the folders in them" not in _listed("w")[1]
+
+
+def test_blanks_around_the_names_of_folders(toy: Path) -> None:
+    _videos(toy, "v/ a/1.mp4", "v/b /2.mp4", "v/b/3.mp4", "v/c/4.mp4")
+    found, notes = _listed("v")
+    assert sorted(found["train"]) == [
+        (" a/1.mp4", "0"), ("b /2.mp4", "1"), ("b/3.mp4", "1"), ("c/4.mp4", "2"),
+    ]  # fmt: skip
+    assert Path("out/classes.txt").read_text() == "a\nb\nc\n"
+    assert "differ only in outer blanks are one class: b " in notes
+    Path("v/c").rename("v/c\n2")
+    with pytest.raises(ValueError, match="rename the class or its folder"):
+        list_own_videos("v", Path("new"))
+
+
+def test_a_list_of_which_no_video_is_there(toy: Path) -> None:
+    _videos(toy, "videos/a/1.mp4")
+    Path("lists").mkdir()
+    Path("lists/all.csv").write_text("path,label\na/1.mp4,x\n")
+    with pytest.raises(ValueError, match=r"exists, e.g. a/1.mp4: add --root ") as refusal:
+        list_own_videos("lists/all.csv", Path("out"))
+    (_, root) = shlex.split(str(refusal.value).partition(": add ")[2])
+    lists, _ = list_own_videos("lists/all.csv", Path("out"), root=root)
+    assert len(rows_of(lists["train"])) == 1
+    Path("lists/all.csv").write_text("path,label\nnowhere/1.mp4,x\n")
+    with pytest.raises(ValueError, match=r"--root DIR, with the folder .* nowhere/1.mp4"):
+        list_own_videos("lists/all.csv", Path("out"))

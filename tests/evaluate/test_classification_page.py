@@ -3,6 +3,7 @@
 import csv
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,16 @@ def test_a_page_of_any_number_of_classes(tmp_path: Path, num_classes: int) -> No
     clips = [*worst(result, MAX_WORST), *(k for r in low for k in clips_of(result, r, right=False))]
     clips += [k for r in high for k in clips_of(result, r, right=True)]
     assert text.count("can no longer be read: no such file") == len(clips)
+
+
+def test_the_page_says_which_chance_is_whose() -> None:
+    """Balanced accuracy is over the classes that have videos: four of five here."""
+    result = replace(evaluation(200, 5), labels=np.arange(200) % 5)
+    assert "with videos; chance" not in evaluation_page(result, {})
+    fewer = replace(result, labels=np.minimum(result.labels, 3))
+    text = re.sub(r"(<[^>]*>|\s)+", " ", evaluation_page(fewer, {}))
+    assert "20.0% 1 of 5 classes" in text
+    assert "mean over the 4 classes with videos; chance 25.0%" in text
 
 
 def test_the_cells_of_a_small_matrix() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from processes import LIMIT_S
 
+from hpm_video.runtime import progress
 from hpm_video.runtime.progress import in_words
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +83,35 @@ def test_nothing_is_redrawn_where_nobody_could_see_it(variable: str) -> None:
     written = _on_a_terminal(SCRIPT, **{name: value})
     assert "\x1b" not in written and "4/4" not in written
     assert "line 0" in written and "of a worker" in written
+
+
+def test_plain_lines_tell_a_speed_once_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The first item takes 51 s, most of it to start processes; each of the others takes one."""
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with progress.Progress("asked about", total=60) as counted:
+        for number in range(60):
+            now += 1 if number else 51
+            counted.step(bad=False)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "asked about 1 of 60 (0 bad)"
+    assert second == "asked about 32 of 60 (0 bad), 1.0/s, 00:00:28 left"
+
+
+def test_slow_items_have_a_speed_that_is_not_zero(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now)
+    with progress.Progress("encoded", total=10, done=3) as counted:
+        for _ in range(6):
+            now += 40
+            counted.step(bad=True)
+    *early, last = capsys.readouterr().err.splitlines()
+    assert len(early) == 5 and not any("left" in line for line in early)
+    assert last == "encoded 9 of 10 (6 bad), 1.5/min, 00:00:40 left"
 
 
 def test_times_in_words() -> None:

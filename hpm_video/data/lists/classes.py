@@ -77,7 +77,8 @@ def write_classes(file: Path, names: Sequence[str]) -> None:
     for name in names:
         if not name or name != name.strip() or {"\n", "\r"} & set(name):
             raise ValueError(
-                f"class name ('{shown(name)}') must be one line, not empty, without outer spaces"
+                f"class name ('{shown(name)}') must be one line, not empty, without outer spaces: "
+                "rename the class or its folder"
             )
     if file.exists():
         check_same_classes(read_classes(file), ClassNames(tuple(names), "this data set"))

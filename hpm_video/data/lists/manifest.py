@@ -38,7 +38,7 @@ from hpm_video.data.remote.urls import is_url, joined, split_tar, system_of
 from hpm_video.data.video.limits import READING
 from hpm_video.data.video.part import FRAME_COLUMNS, Part, split_part
 from hpm_video.data.video.source import locate
-from hpm_video.runtime.files import write_csv
+from hpm_video.runtime.files import shell_path, write_csv
 from hpm_video.runtime.workers import run_killable
 
 _NUM_ASKED = 8  # videos whose number of frames is checked in their files
@@ -48,9 +48,10 @@ _LOOKED_FOR = 20  # videos of a list, to see whether its root is right
 _MOST_FOLDERS = 100  # of each folder in which the right root is looked for
 _MOST_OF_A_FRAME = 2**22  # bytes, even for uncompressed video
 _UNLABELLED = (
-    "must have labels, but has none; fill a column label, or name columns of 0 and 1 in "
-    "labels.columns"
+    "must have labels, but has none in a column label, nor columns of 0 and 1 that labels.columns "
+    "names; "
 )
+_MOST_NAMED = 3  # videos that are left out, in a message
 MAX_LABEL_GAP = 10  # consecutive unused labels that are accepted without class names
 
 
@@ -304,14 +305,21 @@ def _read_files(
     urls: dict[str, str] = {}  # scheme -> its first URL
     for file, start in zip(files, roots, strict=True):
         data, ends, columns = bytearray(), array("q"), None
+        left_out: list[str] = []  # the first videos, with the reason
         for where, row in read_videos(file, faults):
             if (status := row.get("status", "").strip()) not in ("", "ok", "damaged"):
                 other_status[status] += 1
+                if len(left_out) < _MOST_NAMED:
+                    why = row.get("reason", "").strip() or f"status {status}"
+                    left_out.append(f"{shown(row['path'])}: {shown(why)}")
                 continue
             if status == "damaged":
                 is_used = damaged_share(row, where, faults) <= max_damage
                 num_damaged, num_left_out = num_damaged + is_used, num_left_out + (not is_used)
                 if not is_used:
+                    if len(left_out) < _MOST_NAMED:
+                        more = f"more is damaged than data.max_damage ({max_damage:g}) allows"
+                        left_out.append(f"{shown(row['path'])}: {more}")
                     continue
             if cells is not None:
                 if columns is None:
@@ -348,7 +356,10 @@ def _read_files(
         if columns is None:
             faults.check()
             said = f": {_counted(other_status)}" if other_status else ""
-            raise ValueError(f"{file} lists no videos (or none with status ok or damaged){said}")
+            raise ValueError(
+                f"{file} lists no videos (or none with status ok or damaged){said}; the first: "
+                f"{'; '.join(left_out)}. {_way_to_use(file, other_status)}"
+            )
         columns.find_faults(faults, labels=labels)
         if columns.has_bare_counts:
             claims = np.array(frame_counts[-len(ends) :], dtype=np.int64)
@@ -384,6 +395,15 @@ def _read_files(
         in_frames=tuple(in_frames),
         label_sets=sets,
     )
+
+
+def _way_to_use(file: Path, other_status: Mapping[str, int]) -> str:
+    """How to use a list whose videos are all left out."""
+    if not other_status:
+        return "data.max_damage=1 uses videos however damaged they are"
+    if {"bad", "missing"} & other_status.keys():
+        return f"Replace the files, then: hpm-video data check {shell_path(file)}"
+    return "Clear the column status to use them"
 
 
 def _check_is_no_part(path: str, where: str, faults: Faults) -> None:
@@ -487,7 +507,7 @@ def require_labels(manifest: Manifest, *, name: str, lists: Sequence[str]) -> in
     Raises ValueError if the lists have no labels, or as `Manifest.num_classes` does.
     """
     if not (num_classes := manifest.num_classes):
-        raise ValueError(f"{name} ({', '.join(lists)}) {_UNLABELLED}")
+        raise ValueError(f"{name} ({', '.join(lists)}) {_UNLABELLED}{_way_to_labels(manifest)}")
     sets = manifest.label_sets
     if sets is not None and sets.separator is not None and sets.counts.max() < 2:
         raise ValueError(
@@ -551,7 +571,7 @@ def check_some_exist(manifest: Manifest, *, option: str = "root=") -> None:
         first = names[0]
         if os.path.isabs(first):
             way = "correct the paths, or make a new list with hpm-video data list"
-        elif found := _root_of([names[row] for row in rows], root):
+        elif found := root_of([names[row] for row in rows], root):
             way = f"{option}{found} would do"
         else:
             way = f"add {option}DIR, with the folder that contains {first}"
@@ -573,7 +593,7 @@ def _is_missing(file: str) -> bool:
     return False
 
 
-def _root_of(names: Sequence[str], root: str) -> str | None:
+def root_of(names: Sequence[str], root: str) -> str | None:
     """A folder that contains one of these files, above or beside a root or the working folder."""
     near = [Path.cwd(), Path(root), Path(root).parent]
     inside = (islice(folder.glob("*/"), _MOST_FOLDERS) for folder in near)
@@ -581,6 +601,20 @@ def _root_of(names: Sequence[str], root: str) -> str | None:
         if any(os.path.exists(as_on_disk(str(folder), name)) for name in names):
             return str(folder)
     return None
+
+
+def _way_to_labels(manifest: Manifest) -> str:
+    """How to get labels: from the folders of the videos, if these lie in several."""
+    videos = range(0, len(manifest), -(-len(manifest) // _LOOKED_FOR))
+    folders = {os.path.dirname(manifest.file(index)) for index in videos}
+    if len(folders) > 1 and all(map(os.path.isdir, folders)):
+        start = shell_path(os.path.commonpath(map(os.path.abspath, folders)))
+        how = "makes a list whose classes are the folders of these videos"
+        return f"hpm-video data list --folder {start} -o labelled.csv {how}"
+    return (
+        "write them into a column label, or move the videos into a folder per class: "
+        "hpm-video data list --folder DIR -o labelled.csv"
+    )
 
 
 def check_labels(
@@ -596,7 +630,8 @@ def check_labels(
     if sets is not None:
         labels, videos = sets.labels, np.repeat(videos, sets.counts)
     if not (labels >= 0).any():
-        raise ValueError(f"{', '.join(map(str, manifest.lists))}{place} {_UNLABELLED}")
+        said = f"{', '.join(map(str, manifest.lists))}{place} {_UNLABELLED}"
+        raise ValueError(f"{said}{_way_to_labels(manifest)}")
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     for index in wrong[:1].tolist():
         if labels[index] < 0:

@@ -21,7 +21,7 @@ from hpm_video.data.lists.places import is_shards
 from hpm_video.data.lists.shards import read_shards
 from hpm_video.data.video.readers.frame_folder import IMAGE_SUFFIX, is_image_name
 from hpm_video.data.video.tar_listing import VIDEO_SUFFIX
-from hpm_video.runtime.files import printable
+from hpm_video.runtime.files import printable, shell_path
 from hpm_video.runtime.reading import open_regular
 
 # Endings of videos, in lists without header and in folders
@@ -74,7 +74,11 @@ def read_rows(
     path = Path(path)
     noted = Faults() if faults is None else faults
     if path.is_dir():
-        raise ValueError(f"{path} is a folder, not a list of videos")
+        name = os.path.basename(os.path.abspath(path)) or "videos"
+        raise ValueError(
+            f"{path} is a folder, not a list of videos: hpm-video data list --folder "
+            f"{shell_path(path)} -o {shell_path(f'{name}.csv')} makes one"
+        )
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist (expected a list of videos)")
     try:
@@ -139,7 +143,10 @@ def read_videos(
     if is_empty or faults is None:
         noted.check()
     if is_empty:
-        raise ValueError(f"{path} lists no videos")
+        raise ValueError(
+            f"{path} lists no videos: write lines `path,label` into it, or list those of a folder: "
+            "hpm-video data list --folder DIR -o LIST.csv"
+        )
 
 
 def open_text(path: str | Path) -> TextIO:

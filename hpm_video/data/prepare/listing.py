@@ -26,6 +26,7 @@ from hpm_video.data.lists.manifest import (
     frame_count,
     label_notes,
     read_manifest,
+    root_of,
     write_manifest,
 )
 from hpm_video.data.lists.parts import check_is_inside, part_columns, part_of, seconds_of
@@ -38,7 +39,7 @@ from hpm_video.data.prepare.tree import Images, VideoTree
 from hpm_video.data.remote.urls import check_is_local, is_url
 from hpm_video.data.video.part import FRAME_COLUMNS, PART_COLUMNS, SECOND_COLUMNS, Part
 from hpm_video.data.video.source import exists
-from hpm_video.runtime.files import keep_original, writing
+from hpm_video.runtime.files import keep_original, shell_path, writing
 from hpm_video.runtime.reading import open_regular
 
 # Folders with these names are splits of a data set, not classes
@@ -189,15 +190,17 @@ def list_folder(
         )
     known = _known_classes(classes, Path(folder), Path(output).parent) if labels else None
     if known is None:
-        are_numbers = all(INTEGER.fullmatch(name) for name in folders)
-        order = sorted(sorted(folders), key=int if are_numbers else str)
+        named = {name.strip() for name in folders}  # as classes.txt has them
+        are_numbers = all(INTEGER.fullmatch(name) for name in named)
+        order = sorted(sorted(named), key=int if are_numbers else str)
         spelled = {same_name(name): name for name in reversed(order)}
         known = ClassNames(tuple(name for name in order if name in spelled.values()), "the folders")
-    numbers = {name: known.label(name) for name in folders}
-    for name in sorted(name for name, label in numbers.items() if label is None):
+    numbers = {name: known.label(name.strip()) for name in folders}
+    if unknown := sorted(name for name, label in numbers.items() if label is None):
+        name, more = unknown[0], f" (and {len(unknown) - 1} more)" * (len(unknown) > 1)
         raise ValueError(
-            f"{folder}: folder ({shown(name)}) must be one of the classes of {known.source}"
-            f"{known.alike(name)}"
+            f"{folder}: folder ({shown(name)}){more} must be one of the classes of {known.source}"
+            f"{known.alike(name)}: {_way_to_classes(known, classes, Path(output))}"
         )
     rows: list[Row] = [
         {"path": os.path.abspath(path), "label": numbers[part[0]] if folders else None}
@@ -208,6 +211,11 @@ def list_folder(
     if folders and (without := tree.folders_without_videos):
         one = "1 folder has" if len(without) == 1 else f"{len(without)} folders have"
         notes.append(f"{one} no video: {first_few(without, 5)}")
+    blanks = sorted(name for name in folders if name != name.strip())
+    if both := [name for name in blanks if name.strip() in folders]:
+        notes.append(
+            f"folders that differ only in outer blanks are one class: {first_few(both, 3)}"
+        )
     if skipped := tree.num_others + len(tree.texts):
         some = [os.path.relpath(path, folder) for path in (*tree.some_others, *tree.texts)]
         some += ["..."] * (skipped > len(some))
@@ -348,7 +356,7 @@ def list_own(
     source = f"in {file} below {start}"
     return _write_list(
         output, rows, missing, classes=names or (), source=source, notes=notes, say_of_labels=True,
-        several=several,
+        several=several, way="" if rows else _way_to_videos(lines[0][3]["path"], start),
     )  # fmt: skip
 
 
@@ -431,6 +439,26 @@ def _known_classes(given: str | Path | None, *folders: Path) -> ClassNames | Non
     return next((read_classes(file) for file in files if file.is_file()), None)
 
 
+def _way_to_videos(name: str, start: str) -> str:
+    """What to do about a list of which no video exists."""
+    if os.path.isabs(name):
+        return ": correct the paths"
+    if (found := root_of([name], start)) is not None:
+        return f": add --root {shell_path(found)}"
+    return f": add --root DIR, with the folder that contains {shown(name)}"
+
+
+def _way_to_classes(known: ClassNames, given: str | Path | None, output: Path) -> str:
+    """What to do about folders that are none of the known classes."""
+    if given is not None:
+        return f"rename such folders, or move them away ({first_few(known.names, 5)})"
+    way = f"add such names to the end of {known.source}"
+    if known.source != str(output.parent / "classes.txt"):
+        return way
+    other = output.parent / f"{output.stem}_list" / output.name
+    return f"{way}, or write a list with classes of its own: -o {shell_path(other)}"
+
+
 def _check_output(output: str | Path, inputs: Iterable[str]) -> None:
     """Raise ValueError if the manifest would overwrite an input, or another kind of file."""
     output = Path(output)
@@ -462,16 +490,18 @@ def _write_list(
     notes: list[str],
     say_of_labels: bool = False,
     several: LabelsConfig | None = None,
+    way: str = "",
 ) -> Listed:
     """Write the results.
 
-    Paths of ``rows`` are absolute. ``source`` says in messages where videos are listed.
+    Paths of ``rows`` are absolute. ``source`` says in messages where videos are listed, ``way``
+    what to do if none is there.
     """
     output = Path(output)
     if not rows:
         example = str(missing[0]["path"])
         windows = " (a Windows path: give the folder with --root, and paths below it)"
-        hint = windows if re.match(r"[A-Za-z]:[\\/]|\\\\", example) else ""
+        hint = windows if re.match(r"[A-Za-z]:[\\/]|\\\\", example) else way
         raise ValueError(
             f"none of the {len(missing)} videos {source} exists, e.g. {shown(example)}{hint}"
         )

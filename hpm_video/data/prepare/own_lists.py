@@ -3,9 +3,10 @@
 import hashlib
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from hpm_video.data.lists.frame_index import FrameIndex, index_beside, write_frame_index
 from hpm_video.data.lists.manifest import read_manifest, write_manifest
 from hpm_video.data.lists.overlap import find_shared
 from hpm_video.data.lists.places import is_shards, list_root
@@ -17,6 +18,7 @@ from hpm_video.data.prepare.listing import (
     splits_of_list,
 )
 from hpm_video.data.prepare.tree import Images, VideoTree
+from hpm_video.data.prepare.verdict import USED
 
 Row = dict[str, str]
 
@@ -27,7 +29,6 @@ def list_own_videos(
     *,
     val: str | None = None,
     root: str | None = None,
-    held_out: float = 0.2,
     labels: bool = True,
     images: Images | None = None,
 ) -> tuple[dict[str, Path], list[str]]:
@@ -39,7 +40,6 @@ def list_own_videos(
         output_dir: the folder for train.csv, val.csv, test.csv and classes.txt.
         val: a folder or list for validation.
         root: base folder of a list's relative paths.
-        held_out: share of each class held out for validation, if no split is given.
         labels: whether folders are classes.
         images: meaning of images, see `VideoTree`.
 
@@ -59,12 +59,11 @@ def list_own_videos(
         return output
 
     if os.path.isdir(source):
-        start, folders = os.path.abspath(source), splits_of_folder(source)
+        folders = splits_of_folder(source)
         lists = {part: listed(folder, part) for part, folder in folders.items()}
         if not lists:
             _refuse_tars(source)
     else:
-        start = list_root(source, root)
         splits = [] if is_shards(source) else splits_of_list(source, root=root)
         lists = {part: listed(source, part, split=part) for part in splits}
     if not lists:
@@ -82,18 +81,6 @@ def list_own_videos(
         names = set()
     if not names:
         notes.append("no labels: pre-training only, on all videos")
-    elif lists.keys() == {"train"} and held_out:
-        train, output = lists["train"], output_dir / "val.csv"
-        learnt, held = hold_out(rows_of(train), held_out, start=start)
-        if held:
-            write_manifest(output, held)
-            write_manifest(train, learnt)
-            lists["val"] = output
-        notes.append(
-            f"held out for evaluation: {len(held)} videos, {held_out:.0%} of each class, chosen by "
-            "a hash of their paths; choose your own with --val, to keep clips of one recording "
-            "together"
-        )
     return lists, notes
 
 
@@ -120,18 +107,56 @@ def _check_judged(lists: dict[str, Path], notes: list[str], *, has_labels: bool)
             notes.append(f"{shared} of {file} are among those to learn from")
 
 
+def hold_out_of(lists: dict[str, Path], share: float, *, start: str) -> list[str]:
+    """Move a share of each class from the list "train" to a new list "val", if it is the only one.
+
+    Call it after the check of the list: unreadable videos are never held out, and both lists keep
+    an index. ``start``: see `hold_out`. Returns lines to show.
+    """
+    train, output = lists["train"], lists["train"].with_name("val.csv")
+    rows = rows_of(train)
+    if lists.keys() != {"train"} or not share or len(labels_of(rows)) < 2:
+        return []
+    learnt, held = hold_out(rows, share, start=start)
+    if not held:
+        return [
+            "nothing is held out for evaluation, as no class has enough videos: choose some with "
+            "--val"
+        ]
+    index = FrameIndex(index_beside(train))
+    write_part(output, held, index)
+    write_part(train, learnt, index)
+    lists["val"] = output
+    return [
+        f"held out for evaluation: {len(held)} videos, {share:.0%} of each class, chosen by a hash "
+        "of their paths; choose your own with --val, to keep clips of one recording together"
+    ]
+
+
+def write_part(output: Path, rows: Sequence[Row], index: FrameIndex) -> None:
+    """Write some rows of a checked list as a list of its own, with its index."""
+    tables = ((row["path"], index.get(row["path"])) for row in rows)
+    write_frame_index(index_beside(output), ((name, table) for name, table in tables if table))
+    write_manifest(output, rows)
+
+
+def start_of(source: str, root: str | None) -> str:
+    """The folder where the relative paths of a folder or list of videos start."""
+    return os.path.abspath(source) if os.path.isdir(source) else list_root(source, root)
+
+
 def hold_out(rows: Sequence[Row], share: float, *, start: str) -> tuple[list[Row], list[Row]]:
     """Split rows into training rows and held-out rows, a share of each class.
 
     The choice depends only on the videos' paths relative to ``start``, so it is the same on every
-    machine. At least one video is held out of each class with two or more. Parts of a video stay
-    together.
+    machine. At least one video is held out of each class with two or more readable ones. Parts of
+    a video stay together.
     """
     classes: dict[str, dict[str, bytes]] = {}
     seen: set[str] = set()
     for row in rows:
         path = row["path"]
-        if path not in seen and (label := label_of(row)):
+        if path not in seen and (label := label_of(row)) and is_readable(row):
             seen.add(path)
             name = os.path.relpath(path, start) if os.path.isabs(path) else path
             digest = hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
@@ -148,6 +173,16 @@ def hold_out(rows: Sequence[Row], share: float, *, start: str) -> tuple[list[Row
 def rows_of(file: Path) -> list[Row]:
     """The rows of a list."""
     return [row for _, row in read_rows(file)]
+
+
+def is_readable(row: Row) -> bool:
+    """Whether no check found the video of a row unreadable."""
+    return (row.get("status") or USED[0]) in USED
+
+
+def labels_of(rows: Iterable[Row]) -> set[str]:
+    """The labels of the readable videos."""
+    return set(filter(None, map(label_of, filter(is_readable, rows))))
 
 
 def label_of(row: Row) -> str:

@@ -168,7 +168,8 @@ def at_chance(result: Evaluation | SeveralLabels) -> str | None:
         if mean_ap is None or mean_ap > chance:
             return None
         return (
-            f"mean_ap ({mean_ap:.3f}) is at chance ({chance:.3f}): check optim.base_lr and labels"
+            f"mean_ap ({mean_ap:.3f}) is at chance ({chance:.3f}, the mean share of videos with a "
+            "class): check optim.base_lr and labels"
         )
     videos = np.bincount(result.labels)
     videos = videos[videos > 0]
@@ -183,8 +184,8 @@ def at_chance(result: Evaluation | SeveralLabels) -> str | None:
     if (accuracy := result.balanced_accuracy()) > chance + error:
         return None
     return (
-        f"balanced_accuracy ({accuracy:.3f}) is at chance ({chance:.3f}, standard error "
-        f"{error:.3f}): {advice}"
+        f"balanced_accuracy ({accuracy:.3f}) is at chance ({chance:.3f}, 1 of {len(videos)} "
+        f"classes with videos; standard error {error:.3f}): {advice}"
     )
 
 
