@@ -76,6 +76,26 @@ def find_recipe(kind: str, word: str) -> str:
         ) from error
 
 
+def for_a_gpu(kind: str, word: str) -> str | None:
+    """What to know on a machine without a GPU about the recipe or YAML that `find_recipe` finds:
+    that its first comment names GPUs as hardware, and the recipe for CPUs nearest to it.
+
+    None if it names other hardware, or none.
+    """
+    file, _ = find_config(find_recipe(kind, word))
+    needs = re.split(r"\.(?: |$)", _recipe(kind, file).hardware, maxsplit=1)[0]
+    if "GPU" not in needs:
+        return None
+    on_cpus = (name.removesuffix("_cpu") for name in _files(kind) if name.endswith("_cpu"))
+    near = max((name for name in on_cpus if file.stem.startswith(name)), key=len, default=None)
+    advice = (
+        "expect very slow steps"
+        if near is None
+        else f"hpm-video {COMMANDS[kind]} {near}_cpu … suits a CPU"
+    )
+    return f"no GPU here: {word} is meant for {needs}; {advice}"
+
+
 def find_named(name: str) -> Path:
     """File of a recipe ``NAME``, or ``FOLDER/NAME`` if several commands have one.
 

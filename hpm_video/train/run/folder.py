@@ -3,8 +3,10 @@
 import json
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,8 @@ _FREE_TO_CHANGE = (
     # Only videos per step matter, not how they are divided; `starting_point` checks those
     "data.batch_size", "optim.accumulation", "optim.total_batch",
 )  # fmt: skip
+
+_FEW = 3  # differing settings that a refusal names
 
 # Files that an interrupted start or a submission to a cluster may leave in a free folder.
 _LEFTOVERS = re.compile(r"run\.lock|slurm|\.config\.yaml\..*")
@@ -73,21 +77,48 @@ def check_run_folder(config: Any) -> Path:
         if ours != theirs:
             raise ValueError(
                 f"run.output_dir ({folder}) holds a {theirs} run: must be empty or hold a {ours} "
-                "run"
+                f"run; set {free_folder(folder)}"
             )
         keys = changed_settings(config, there)
         if "optim.epochs" in keys and _goes_further(config, there):
             keys.remove("optim.epochs")
         # A start that has saved nothing may be corrected
         if keys and linked_checkpoint(folder) is not None:
-            raise ValueError(
-                f"run.output_dir ({folder}) belongs to a run with other settings "
-                f"({', '.join(keys)}): {_as_there(there, config, keys)}choose another folder; "
-                f"there, run.resume={folder} continues from its last checkpoint with these settings"
-            )
+            raise ValueError(_other_settings(folder, keys, there, config))
     elif folder.is_dir() and not all(_LEFTOVERS.fullmatch(name) for name in os.listdir(folder)):
-        raise ValueError(f"run.output_dir ({folder}) holds other files: must be empty or a run")
+        raise ValueError(
+            f"run.output_dir ({folder}) holds other files: must be empty or a run; "
+            f"set {free_folder(folder)}"
+        )
     return folder
+
+
+def free_folder(folder: Path) -> str:
+    """The setting of a folder beside this one that does not exist: its name with a number."""
+    if folder.name in ("", ".."):
+        folder = Path(os.path.abspath(folder))
+    stem = re.sub(r"_\d$", "", folder.name)
+    free = (folder.with_name(f"{stem}_{number}") for number in count(2))
+    return f"run.output_dir={shlex.quote(str(next(path for path in free if not path.exists())))}"
+
+
+def _other_settings(
+    folder: Path, keys: Sequence[str], there: Mapping[str, Any], config: Any
+) -> str:
+    """Refusal of a folder whose run differs in these settings: how to start beside it, and how to
+    continue it if few differ."""
+    new = f"to start a new run, set {free_folder(folder)}"
+    if len(keys) > _FEW:
+        some = ", ".join(keys[:_FEW])
+        return (
+            f"run.output_dir ({folder}) belongs to a run with {len(keys)} other settings "
+            f"({some}, ...): {new}"
+        )
+    return (
+        f"run.output_dir ({folder}) belongs to a run with other settings ({', '.join(keys)}): "
+        f"{new}{_as_there(there, config, keys)}; to continue from its last checkpoint with these "
+        f"settings, set {free_folder(folder)} run.resume={shlex.quote(str(folder))}"
+    )
 
 
 def _goes_further(config: Any, there: Mapping[str, Any]) -> bool:
@@ -109,7 +140,7 @@ def _as_there(there: Mapping[str, Any], config: Any, keys: Sequence[str]) -> str
         if not re.fullmatch(r"[\w./:-]{1,200}", text, re.ASCII):
             return ""
         words.append(f"{key}={text}")
-    return f"continue it with {' '.join(words)}, or "
+    return f"; to continue the old one, set {' '.join(words)}"
 
 
 def changed_settings(config: Any, before: Mapping[str, Any] | None = None) -> list[str]:
@@ -173,10 +204,13 @@ def _claim(folder: Path, config: Any, lasts: Sequence[str | None]) -> str | None
     except FolderInUse as error:
         return (
             f"run.output_dir ({folder}) is in use by another process ({error}): "
-            "stop it first, or choose another folder"
+            f"stop it first, or set {free_folder(folder)}"
         )
     except OSError as error:
-        return f"run.output_dir ({folder}) cannot be written to: {error.strerror}"
+        return (
+            f"run.output_dir ({folder}) cannot be written to: {error.strerror}; set "
+            "run.output_dir=DIR to another folder"
+        )
     except ValueError as error:  # not writable
         return str(error)
     return None
