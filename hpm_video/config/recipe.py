@@ -12,6 +12,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from hpm_video.config.settings import find_config
+from hpm_video.runtime.files import similar_path
 
 _INSTALLED = Path(__file__).with_name("recipes")
 FOLDER = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "configs"
@@ -69,7 +70,8 @@ def find_recipe(kind: str, word: str) -> str:
         if name in files:
             return f"{files[name]}{colon}{variant}"
         close = difflib.get_close_matches(Path(name).stem, files, n=3)
-        hint = f"did you mean {', '.join(close)}? " if close else ""
+        file = similar_path(word).removeprefix("; ")
+        hint = f"did you mean {', '.join(close)}? " if close else f"{file} " * bool(file)
         raise FileNotFoundError(
             f"config ({word}) does not exist, as a file or as a recipe of hpm-video "
             f"{COMMANDS[kind]}: {hint}`hpm-video recipes` lists all recipes"

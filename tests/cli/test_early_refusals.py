@@ -87,6 +87,7 @@ def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
         f"evaluate {toy} --manifest {toy.parent}": "is a folder, not a list of videos: make one "
         f"with hpm-video data list --folder {toy.parent} -o {toy.parent.name}.csv",
         f"visualize {toy} {tmp_path / 'empty'} -o x": "must hold videos: has none",
+        f"pretrain {tmp_path / 'fualty.yaml'}": f"did you mean {tmp_path / 'faulty.yaml'}? ",
         f"pretrain {tmp_path / 'faulty.yaml'}": "line 3: look at its indentation",
         f"start {toy.parent} -o /proc/nowhere": "choose another with -o DIR",
         f"start {toy.parent} -o {tmp_path}": "nothing is overwritten: add -o",
