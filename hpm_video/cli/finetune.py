@@ -18,11 +18,12 @@ def run(arguments: argparse.Namespace) -> int:
     # Reject mistakes before the slow import of PyTorch
     settings = read_settings(FinetuneConfig, file, arguments.settings)
     manifest = read_videos(settings, recipe=file)
-    from hpm_video.cli.next_steps import say_end
+    from hpm_video.cli.next_steps import notes_on_hardware, say_end
     from hpm_video.train.finetune import finetune
     from hpm_video.train.run.known_settings import load_finetune_config
 
     config, notes = load_finetune_config(file, arguments.settings)
+    notes = [*notes_on_hardware("finetune", arguments.config, config), *notes]
     if not finetune(config, notes=notes, manifest=manifest):
         return 1
     say_end(arguments.config, config, manifest)

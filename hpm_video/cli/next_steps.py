@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hpm_video.config import FinetuneConfig, PretrainConfig
-from hpm_video.config.recipe import find_recipe
+from hpm_video.config.recipe import find_recipe, for_a_gpu
 from hpm_video.config.settings import config_to_dict, load_config
 from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.lists.rows import read_videos
@@ -24,6 +24,16 @@ _SHARED = {
 }
 
 
+def notes_on_hardware(kind: str, recipe: str, config: PretrainConfig | FinetuneConfig) -> list[str]:
+    """Log lines at the start of a run: its recipe is for a GPU, but the CPU computes unasked."""
+    import torch
+
+    if config.run.device != "auto" or torch.cuda.is_available():
+        return []
+    note = for_a_gpu(kind, recipe)
+    return [f"warning: {note}"] if note else []
+
+
 def say_end(recipe: str, config: PretrainConfig | FinetuneConfig, manifest: Manifest) -> None:
     """Print the results of a run and what to type next; only rank 0 prints."""
     if find_place().rank != 0:
@@ -31,9 +41,10 @@ def say_end(recipe: str, config: PretrainConfig | FinetuneConfig, manifest: Mani
     from hpm_video.train.run.logs import read_records
 
     folder = str(config.run.output_dir)
-    print(printable(_reached(config, manifest, read_records(Path(folder)))))
+    records = read_records(Path(folder))
+    print(printable(_reached(config, manifest, records)))
     commands = (
-        _after_finetuning(config, manifest)
+        _after_finetuning(config, manifest, records)
         if isinstance(config, FinetuneConfig)
         else _after_pretraining(recipe, config, manifest)
     )
@@ -54,6 +65,8 @@ def _reached(
     said = [f"{steps:,} steps, {config.optim.epochs:,} epochs of {videos:,} videos"]
     for name, words in (("loss", "loss"), ("rank_accuracy", "rank accuracy"), ("top1", "top-1")):
         values = [value for one in records if (value := one.get(name)) is not None]
+        if name == "loss":
+            values = [*values[:-1], *_last_loss(records)]
         if values:
             first = f"{values[0]:.3f} -> " if len(values) > 1 else ""
             said.append(f"{words} {first}{values[-1]:.3f}")
@@ -61,6 +74,17 @@ def _reached(
         of = manifest.num_classes
         said[-1] += f" (chance {1 / of:.3f}, 1 of {of:,} classes)"
     return f"done: {config.run.output_dir}: {', '.join(said)}"
+
+
+def _last_loss(records: Sequence[Mapping[str, float | None]]) -> list[float]:
+    """The last record's mean loss, joined with the record before if it covers fewer steps."""
+    ends = [(one["step"] or 0, loss) for one in records if (loss := one.get("loss")) is not None]
+    if len(ends) < 3:
+        return [loss for _, loss in ends[-1:]]
+    (first, _), (middle, before), (last, loss) = ends[-3:]
+    if (few := last - middle) >= (many := middle - first):
+        return [loss]
+    return [(before * many + loss * few) / (many + few)]
 
 
 def _after_pretraining(
@@ -103,17 +127,39 @@ def _made_with(recipe: str, folder: str) -> str | None:
 
 
 def _after_finetuning(
-    config: FinetuneConfig, manifest: Manifest
+    config: FinetuneConfig,
+    manifest: Manifest,
+    records: Sequence[Mapping[str, float | None]],
 ) -> Iterator[tuple[list[str], str]]:
     folder, init = str(config.run.output_dir), config.model.init
     judged = [] if config.data.val_manifest else ["--manifest", *config.data.manifest]
     on = "" if config.data.val_manifest else "; better: a list that it was not trained on"
-    yield ["evaluate", folder, *judged], f"figures, predictions and a page{on}"
+    best = _best(config, records)
+    which = " of the last epoch" if best else ""
+    yield ["evaluate", folder, *judged], f"figures, predictions and a page{which}{on}"
+    if best is not None:
+        yield ["evaluate", folder, *judged, "checkpoint=best"], f"the same of {best}"
     video = manifest.path(0)
     yield ["predict", folder, video, "-o", f"{folder}/classes.csv"], "classes of any videos"
     if init is not None and (Path(init) / "config.yaml").is_file():
         pictures = ["visualize", init, video, "--classifier", folder, "-o", f"{folder}/pictures"]
         yield pictures, "what is hard, beside what the classifier attends to"
+
+
+def _best(config: FinetuneConfig, records: Sequence[Mapping[str, float | None]]) -> str | None:
+    """The epoch of the run's best checkpoint, in words; None if it keeps none."""
+    from hpm_video.weights.checkpoint import BEST
+
+    if not (Path(str(config.run.output_dir)) / "checkpoints" / BEST).is_file():
+        return None
+    usual, by = "mean_ap" if config.data.labels.are_several else "top1", config.evaluation.best_by
+    name = {"auto": usual, "first_top1": "top1", "loss": "val_loss"}.get(by, by)
+    found = [(value, one.get("epoch") or 0) for one in records if (value := one.get(name))]
+    if not found:
+        return f"the epoch with the best {name} on data.val_manifest"
+    sign, order = -1 if by == "loss" else 1, -1 if by == "first_top1" else 1
+    value, epoch = max(found, key=lambda pair: (sign * pair[0], order * pair[1]))
+    return f"epoch {epoch:g}, with the best {name} ({value:.3f}) on data.val_manifest"
 
 
 def _recipe(recipe: str, config: PretrainConfig, manifest: Manifest) -> list[str]:

@@ -14,6 +14,7 @@ from itertools import pairwise, takewhile
 from typing import Any
 
 from hpm_video.data.video.part import file_of
+from hpm_video.runtime.files import similar_path
 
 SETTINGS = "key=value"
 
@@ -178,11 +179,15 @@ _PLACES = {
     "val": "{} does not exist (expected a list of videos)",
     "videos": "VIDEO ({}) does not exist",
     "video": "--video ({}) does not exist",
+    "folder": "{} does not exist",
 }
+_LISTS = ("manifest", "train", "val")  # those that name lists of videos
 
 
 def check_there(arguments: argparse.Namespace) -> None:
     """Raise SettingFaults for missing files, before anything slow is imported."""
+    from hpm_video.data.lists.places import folder_as_list
+
     faults = []
     for name, text in _PLACES.items():
         given = getattr(arguments, name, None) or []
@@ -196,7 +201,9 @@ def check_there(arguments: argparse.Namespace) -> None:
                 faults.append(str(error))
                 continue
             if not is_there:
-                faults.append(text.format(place))
+                faults.append(text.format(place) + similar_path(place))
+            elif name in _LISTS and os.path.isdir(place):
+                faults.append(folder_as_list(place))
     if faults:
         from hpm_video.config.schema import SettingFaults
 
@@ -205,10 +212,10 @@ def check_there(arguments: argparse.Namespace) -> None:
 
 def _is_there(argument: str, place: str) -> bool:
     """True if the list, video (or the video of a part), file or folder exists."""
-    if argument in ("manifest", "train", "val"):
+    if argument in (*_LISTS, "folder"):
         from hpm_video.data.lists.places import list_exists
 
-        return list_exists(place)
+        return list_exists(place) or os.path.lexists(place)
     if argument in (_VIDEOS, "video"):
         from hpm_video.data.video.source import exists
 
@@ -232,7 +239,10 @@ _NO_NAME = re.compile(r"-|-\d*\.?\d+")  # standard input, and numbers
 
 
 class Parser(argparse.ArgumentParser):
-    """Suggests the closest match for a mistyped command or choice."""
+    """Suggests the closest match for a mistyped command or choice, and takes no abbreviations."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False, **settings})
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         try:
@@ -249,11 +259,20 @@ def _refuse_words(
 ) -> None:
     """Exit with the unknown words, and suggestions for them."""
     said = f"unrecognized arguments: {' '.join(rest)}"
+    for word in rest:
+        if word.startswith("-") and os.path.lexists(word):
+            parser.error(f"{said}: name this file as ./{word}")
     option = next((word.partition("=")[0] for word in rest if word.startswith("-")), "")
-    if "." in option:
+    if re.fullmatch(r"-+[a-z]\w*(\.[a-z]\w*)+", option):
         parser.error(f"{said}: settings have no leading dashes: {option.lstrip('-')}=VALUE")
     close = difflib.get_close_matches(option, list(_options(parser, words)), n=1)
     parser.error(said + (f": did you mean {close[0]}?" if close else ""))
+
+
+def _where_settings_go(job: str) -> str:
+    if job == "start":
+        return "add settings to the commands that start prints, or change them in its YAML files"
+    return f"this command takes no settings; hpm-video {job} --help lists its options"
 
 
 def _options(parser: argparse.ArgumentParser, words: Sequence[str]) -> Iterator[str]:
@@ -278,7 +297,7 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
     unknown: list[str] = []
     for word, value in pairwise([*words, "-"]):
         name = word.partition("=")[0]
-        if re.match(r"--\w", name) and not any(option.startswith(name) for option in known):
+        if re.match(r"--\w", name) and name not in known:
             unknown += [word] if value.startswith("-") else [word, value]
     # Report unknown options before missing arguments: a typo may explain both. Submitted jobs have
     # their own options
@@ -288,6 +307,8 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
     given = vars(arguments)
     if (manifest := given.pop("M", None)) is not None:
         arguments.manifest = manifest
+    if rest and "settings" not in given and all(map(is_setting, rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}: {_where_settings_go(words[0])}")
     # argparse leaves positional words behind an option unparsed if none came before it
     if rest and not ("settings" in given and all(map(is_setting, rest))):
         _refuse_words(parser, rest, words)

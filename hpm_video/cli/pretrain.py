@@ -18,10 +18,11 @@ def run(arguments: argparse.Namespace) -> int:
     # Reject mistakes before the slow import of PyTorch
     config = read_settings(PretrainConfig, file, arguments.settings)
     manifest = read_videos(config, recipe=file)
-    from hpm_video.cli.next_steps import say_end
+    from hpm_video.cli.next_steps import notes_on_hardware, say_end
     from hpm_video.train.pretrain import pretrain
 
-    if not pretrain(config, manifest=manifest):
+    notes = notes_on_hardware("pretrain", arguments.config, config)
+    if not pretrain(config, notes=notes, manifest=manifest):
         return 1
     say_end(arguments.config, config, manifest)
     return 0

@@ -1,6 +1,7 @@
 """``hpm-video visualize``."""
 
 import argparse
+import os
 import sys
 from typing import Any
 
@@ -26,7 +27,8 @@ _OF_LISTS = ("root", "no_labels", "num_shown", "batch_size", "num_workers")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = "a run folder, a checkpoint, or VideoMAE's file or folder"
     options.add_checkpoint(parser, f"pre-trained model with its decoder: {what}")
-    parser.add_argument("videos", nargs="*", metavar="VIDEO", help="video files")
+    text = "video files, folders of frames, or folders of these"
+    parser.add_argument("videos", nargs="*", metavar="VIDEO", help=text)
     options.add_output_dir(parser, "folder for pages and pictures", required=True)
     text = "random masks per measured loss (default 8; for a list 4, and 0 measures none)"
     options.add_numbers(parser, {"num_masks": text})
@@ -73,6 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    arguments.videos = [video for place in arguments.videos for video in _videos_at(place)]
     where = arguments.checkpoint, arguments.manifest or arguments.videos, arguments.output_dir
     if arguments.manifest:
         if arguments.videos or arguments.through_training:
@@ -88,6 +91,22 @@ def run(arguments: argparse.Namespace) -> int:
         return _through_training(arguments, *where)
     _refuse(arguments, _OF_TRAINING, "with --through-training")
     return _of_clips(arguments, *where)
+
+
+def _videos_at(place: str) -> list[str]:
+    """A video's own path, or the videos in and below a folder.
+
+    Raises ValueError for a folder without any, before anything slow is imported.
+    """
+    if not os.path.isdir(place):
+        return [place]
+    from hpm_video.data.prepare.tree import VideoTree
+
+    found = VideoTree(place)
+    videos = [*found.videos, *found.dangling]
+    if not videos and not found.num_images:
+        raise ValueError(f"VIDEO ({printable(place)}) must hold videos: has none")
+    return videos or [place]  # images that are no video: reading them says why
 
 
 def _of_clips(arguments: argparse.Namespace, *where: Any) -> int:

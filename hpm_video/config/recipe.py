@@ -13,6 +13,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from hpm_video.config.settings import find_config
+from hpm_video.runtime.files import similar_path
 
 _INSTALLED = Path(__file__).with_name("recipes")
 FOLDER = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "configs"
@@ -77,11 +78,32 @@ def find_recipe(kind: str, word: str) -> str:
                 "`hpm-video recipes` lists all recipes"
             ) from error
         close = difflib.get_close_matches(Path(name).stem, files, n=3)
-        hint = f"did you mean {', '.join(close)}? " if close else ""
+        file = similar_path(word).removeprefix("; ")
+        hint = f"did you mean {', '.join(close)}? " if close else f"{file} " * bool(file)
         raise FileNotFoundError(
             f"config ({word}) does not exist, as a file or as a recipe of hpm-video "
             f"{COMMANDS[kind]}: {hint}`hpm-video recipes` lists all recipes"
         ) from error
+
+
+def for_a_gpu(kind: str, word: str) -> str | None:
+    """What to know on a machine without a GPU about the recipe or YAML that `find_recipe` finds:
+    that its first comment names GPUs as hardware, and the recipe for CPUs nearest to it.
+
+    None if it names other hardware, or none.
+    """
+    file, _ = find_config(find_recipe(kind, word))
+    needs = re.split(r"\.(?: |$)", _recipe(kind, file).hardware, maxsplit=1)[0]
+    if "GPU" not in needs:
+        return None
+    on_cpus = (name.removesuffix("_cpu") for name in _files(kind) if name.endswith("_cpu"))
+    near = max((name for name in on_cpus if file.stem.startswith(name)), key=len, default=None)
+    advice = (
+        "expect very slow steps"
+        if near is None
+        else f"hpm-video {COMMANDS[kind]} {near}_cpu … suits a CPU"
+    )
+    return f"no GPU here: {word} is meant for {needs}; {advice}"
 
 
 def find_named(name: str) -> Path:

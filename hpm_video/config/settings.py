@@ -186,7 +186,8 @@ def _read(path: str | Path, load: Callable[[str], Any]) -> tuple[Any, list[str]]
         layer = load(read_yaml(file))
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
         mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
+        where = "look at its indentation, colons, quotes and brackets, and at those before it"
+        line = f", line {mark.line + 1}: {where}" if mark else ""
         raise ValueError(
             f"config ({path}) cannot be read as YAML: {_one_line(error)}{line}"
         ) from error

@@ -150,6 +150,22 @@ def thresholds_of(
     return tuple(kept), "per class, with the best F1 on data.val_manifest in training"
 
 
+def best_in_words(found: StoredModel) -> str | None:
+    """What to know about the best checkpoint of the model's run, whether this is it or the last
+    one; None for other models, and for runs that keep none."""
+    is_best = found.file.name == BEST
+    if not is_best and not (found.file.name == "last" and found.file.with_name(BEST).is_file()):
+        return None
+    settings, state = found.state["config"]["evaluation"], found.state
+    metric = state.get("best_by") or settings.get("best_by", "top1")
+    value = state.get("best_value" if is_best else "best_so_far")
+    figure = "" if value is None else f" ({abs(value):.3f})"  # the loss is kept with a minus
+    chosen = f"the best {metric}{figure} on data.val_manifest"
+    if is_best:
+        return f"has {chosen}, which chose it: on these videos its figures are too high"
+    return f"checkpoint=best evaluates the one with {chosen}, which chose it; this is the last one"
+
+
 def labels_of(
     trained: LabelsConfig, given: LabelsConfig, *, checkpoint: str | Path
 ) -> LabelsConfig:
@@ -212,6 +228,8 @@ def evaluate(
     thresholds, about_them = thresholds_of(found.state, model, config, source=found.file)
     if thresholds is not None:
         about["thresholds"] = about_them
+    if (about_best := best_in_words(found)) is not None:
+        about["best epoch"] = about_best
     warnings = [*found.notes, *manifest.notes]
     if again := manifest.num_repeated:
         warnings.append(f"rows that repeat a video: {again}; all of them count")

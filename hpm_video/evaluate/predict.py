@@ -30,6 +30,7 @@ from hpm_video.runtime.files import (
     check_is_ours,
     printable,
     quoted,
+    similar_path,
     write_atomically,
 )
 from hpm_video.weights.load import classifier_of
@@ -135,7 +136,8 @@ def videos_of(
         elif is_url(place) or os.path.lexists(file_of(place)) or exists(file_of(place)):
             paths.append(place)
         else:
-            raise FileNotFoundError(f"VIDEO ({printable(place)}) does not exist")
+            what = f"VIDEO ({printable(place)}) does not exist"
+            raise FileNotFoundError(what + similar_path(place))
     return list_of_videos(paths)
 
 

@@ -1,5 +1,6 @@
 """Atomic writing of files, and printable file names."""
 
+import difflib
 import errno
 import filecmp
 import os
@@ -191,6 +192,20 @@ def shell_path(path: str | Path) -> str:
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
 
 
+def similar_path(path: str | Path) -> str:
+    """A question that names the existing path closest to a missing one, to add to a message; empty
+    if none is similar. The first missing part is compared with the names beside it."""
+    path = Path(path)
+    missing = next((one for one in reversed((path, *path.parents)) if not one.exists()), path)
+    try:
+        names = [name for name in os.listdir(missing.parent) if name[0] != "."]
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(missing.name, names, n=1, cutoff=0.7)
+    meant = [missing.parent / name / path.relative_to(missing) for name in close]
+    return "".join(f"; did you mean {printable(str(one))}?" for one in meant if one.exists())
+
+
 def check_can_be_folder(folder: Path, *, name: str) -> None:
     """Raise ValueError if a path (the setting ``name``) is a file or lies under one."""
     for path in (folder, *folder.parents):
@@ -207,7 +222,11 @@ def make_folder(path: str | Path, *, name: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise ValueError(f"{name} ({folder}) must be writable: {error.strerror}") from error
+        option = name if name.startswith("--") else "-o"
+        raise ValueError(
+            f"{name} ({folder}) must be writable: {error.strerror}; choose another with "
+            f"{option} DIR"
+        ) from error
     return folder
 
 

@@ -20,6 +20,7 @@ from hpm_video.config import (
 from hpm_video.config.recipe import find_recipe
 from hpm_video.config.settings import load_config
 from hpm_video.data.lists.places import is_shards, list_exists, list_root
+from hpm_video.runtime.files import similar_path
 from hpm_video.slurm.options import check_line
 from hpm_video.slurm.sweep import combinations
 from hpm_video.weights.hub import OF_HUB
@@ -357,7 +358,8 @@ def _check_exist(
         if path.startswith(_NO_FILE) or (may_be_setting and is_setting(path)):
             continue
         if not list_exists(path):
-            raise FileNotFoundError(f"{name} ({path}) does not exist")
+            what = f"{name} ({path}) does not exist"
+            raise FileNotFoundError(what + similar_path(path))
 
 
 def _absolute(path: str | Path | None) -> str | None:

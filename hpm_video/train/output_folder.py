@@ -30,22 +30,23 @@ def check_is_run(config: Any) -> Mapping[str, Any] | None:
             for settings in (config_to_dict(config), there)
         )
         if ours != theirs:
-            folder_of_kind = f"{folder}_{ours.removesuffix('e')}ed"
             raise ValueError(
                 f"run.output_dir ({folder}) holds a {theirs} run: must be empty or hold a {ours} "
-                f"run; try {_free(folder_of_kind)}"
+                f"run; set {free_folder(folder)}"
             )
         return there
     if folder.is_dir() and not all(_LEFTOVERS.fullmatch(name) for name in os.listdir(folder)):
         raise ValueError(
             f"run.output_dir ({folder}) holds other files: must be empty or a run; "
-            f"try {_free(str(folder / 'run'))}"
+            f"set {free_folder(folder)}"
         )
     return None
 
 
-def _free(path: str) -> str:
-    """The setting of a folder that does not exist: this path, or one with a number."""
-    names = (path if k == 1 else f"{path}{k}" for k in count(1))
-    free = next(name for name in names if not os.path.lexists(name))
-    return shlex.quote(f"run.output_dir={free}")
+def free_folder(folder: Path) -> str:
+    """The setting of a folder beside this one that does not exist: its name with a number."""
+    if folder.name in ("", ".."):
+        folder = Path(os.path.abspath(folder))
+    stem = re.sub(r"_\d$", "", folder.name)
+    free = (folder.with_name(f"{stem}_{number}") for number in count(2))
+    return f"run.output_dir={shlex.quote(str(next(path for path in free if not path.exists())))}"

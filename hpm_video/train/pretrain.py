@@ -1,5 +1,6 @@
 """Pre-training: the loop around the steps."""
 
+from collections.abc import Sequence
 from dataclasses import astuple
 from functools import partial
 from pathlib import Path
@@ -48,17 +49,23 @@ from hpm_video.weights.checkpoint import tokens_of
 from hpm_video.weights.targets import check_digest, load_target
 
 
-def pretrain(config: PretrainConfig, *, manifest: Manifest | None = None) -> bool:
+def pretrain(
+    config: PretrainConfig, *, notes: Sequence[str] = (), manifest: Manifest | None = None
+) -> bool:
     """Run or continue a pre-training; returns whether it is complete.
 
-    ``manifest``: the training list, if already read.
+    ``notes``: log lines about the settings. ``manifest``: the training list, if already read.
     """
     with join_run(config) as (folder, world):
-        return _pretrain(config, folder, world, manifest)
+        return _pretrain(config, folder, world, notes, manifest)
 
 
 def _pretrain(
-    config: PretrainConfig, folder: Path, world: World, manifest: Manifest | None
+    config: PretrainConfig,
+    folder: Path,
+    world: World,
+    notes: Sequence[str],
+    manifest: Manifest | None,
 ) -> bool:
     config, frozen = load_target(config, world.device)
     digest = None if frozen is None else frozen.digest()
@@ -121,7 +128,7 @@ def _pretrain(
         }
 
     with Run(config, folder, world, manifest=manifest, steps=steps, state=start.state) as run:
-        for line in (*start.lines(), *changes, *choices):
+        for line in (*start.lines(), *changes, *notes, *choices):
             run.log.line(line)
         run.log.line(
             f"{parameter_count(student)[''] / 1e6:.1f} M parameters, {len(manifest)} videos, "

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy.typing as npt
 from matplotlib import colormaps
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from hpm_video.runtime.pages import Frames, number
 from hpm_video.visualize.geometry import Place, token_pixels
@@ -87,7 +89,7 @@ def figure(rows: Sequence[Row], *, title: str, columns: Sequence[str]) -> Figure
     height, width = rows[0].images.shape[1:3]
     size = max(1.3 * len(columns), 7.0), (1.3 * height / width + 0.3) * len(rows) + 0.6  # inches
     result = Figure(figsize=size, dpi=150, layout="constrained")
-    result.suptitle(title, x=0.01, ha="left", size=10, parse_math=False)
+    result.suptitle(drawable(title), x=0.01, ha="left", size=10, parse_math=False)
     for axes, row in zip(result.subplots(len(rows), squeeze=False).flat, rows, strict=True):
         height, width = row.images.shape[1:3]
         step = width + max(1, width // 24)  # from image to image
@@ -106,6 +108,16 @@ def figure(rows: Sequence[Row], *, title: str, columns: Sequence[str]) -> Figure
                 lines = np.add(lines_at(row.place, cells, height, width), (x * step, 0))
                 axes.add_collection(LineCollection(list(lines), colors="#ffd400", linewidths=1))
     return result
+
+
+def drawable(text: str) -> str:
+    """The text with a box for each character that the font lacks, which would cause warnings."""
+    return "".join(letter if ord(letter) in _letters() else "□" for letter in text)
+
+
+@cache
+def _letters() -> frozenset[int]:
+    return frozenset(get_font(findfont(FontProperties())).get_charmap())
 
 
 def heat(frames: Floats, values: npt.NDArray[np.generic]) -> Floats:

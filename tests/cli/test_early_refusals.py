@@ -51,6 +51,9 @@ def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
     (pretrained := tmp_path / "pretrained").mkdir()
     (pretrained / "config.yaml").write_text("masking: {mask_ratio: 0.9}\n")
     ours = f"data.manifest={toy} run.output_dir={pretrained}"
+    (tmp_path / "faulty.yaml").write_text("run: {}\noptim: [\n")
+    # Misspelt: the folder, and the file in a folder
+    misspelt, far = f"{toy.parent / 'vidoes'}", toy.parent.with_name(f"{toy.parent.name}s")
     expected = {
         "pretran": "'pretran' is unknown: did you mean pretrain?",
         "data chek x": "did you mean check?",
@@ -88,6 +91,21 @@ def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
         "weights inspect /no/file": "weights (/no/file) do not exist",
         "data check /no/list.csv": "/no/list.csv does not exist",
         "start /no/folder": "/no/folder does not exist",
+        f"start {misspelt}": f"{misspelt} does not exist; did you mean {toy.parent / 'videos'}?",
+        f"data list --folder {misspelt} -o x": f"did you mean {toy.parent / 'videos'}?",
+        f"data check {far / toy.name}": f"; did you mean {toy}?",
+        f"evaluate {far} --manifest {toy}": f"; did you mean {toy.parent}?",
+        f"visualize {toy} {toy.parent / 'vidoes'} -o x": f"did you mean {toy.parent / 'videos'}?",
+        f"start {toy.parent} optim.epochs=2": "add settings to the commands that start prints",
+        f"start {toy.parent} --hour 1": "--hour 1: did you mean --hours?",
+        "bench step --siz base": "did you mean --size?",
+        f"weights inspect {toy} optim.epochs=2": "this command takes no settings",
+        f"evaluate {toy} --manifest {toy.parent}": "is a folder, not a list of videos: make one "
+        f"with hpm-video data list --folder {toy.parent} -o {toy.parent.name}.csv",
+        f"visualize {toy} {tmp_path / 'empty'} -o x": "must hold videos: has none",
+        f"pretrain {tmp_path / 'fualty.yaml'}": f"did you mean {tmp_path / 'faulty.yaml'}? ",
+        f"pretrain {tmp_path / 'faulty.yaml'}": "line 3: look at its indentation",
+        f"start {toy.parent} -o /proc/nowhere": "choose another with -o DIR",
         f"start {toy.parent} -o {tmp_path}": "nothing is overwritten: add -o",
         f"start {next(toy.parent.rglob('*.mp4'))}": "must be a folder or list of videos, not a",
         f"start {tmp_path / 'empty'} -o {tmp_path / 'new'}": "must hold videos",
@@ -214,3 +232,73 @@ def test_a_list_without_labels_is_not_proposed(
     settings = [f"data.manifest={bare}", "optim.epochs=1"]
     assert main(pretrain_arguments(tmp_path / "run", *settings)) == 0
     assert "data.manifest=LABELLED.csv" in _next(capsys.readouterr().out)[-1]
+
+
+def test_a_recipe_for_a_gpu_says_so_where_there_is_none(
+    tmp_path: Path,
+    pretrain_arguments: Callable[..., list[str]],
+    finetune_arguments: Callable[..., list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (recipe := tmp_path / "own_videos_mine.yaml").write_text("# Hardware: one GPU.\nrun: {}\n")
+    for job, arguments in (("pretrain", pretrain_arguments), ("finetune", finetune_arguments)):
+        for device in ("auto", "cpu"):
+            folder = tmp_path / job / device
+            words = arguments(folder, f"run.device={device}", "optim.epochs=1")
+            assert main([words[0], str(recipe), *words[2:]]) == 0
+            log = (folder / "log.txt").read_text()
+            said = f"warning: no GPU here: {recipe} is meant for one GPU; hpm-video {job} own_"
+            assert (said in log) == (device == "auto")
+
+
+def test_the_best_epoch_is_named_where_the_last_is_evaluated(
+    tmp_path: Path,
+    toy: Path,
+    finetune_arguments: Callable[..., list[str]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = tmp_path / "run"
+    judged = (f"data.val_manifest={toy}", "evaluation.every_epochs=1", "evaluation.best_by=loss")
+    assert main(finetune_arguments(run, *judged)) == 0
+    out = capsys.readouterr().out
+    last, best, *_ = _next(out)
+    assert last[1:] == ["evaluate", str(run)] and best == [*last, "checkpoint=best"]
+    losses = re.findall(r"val_loss ([\d.]+)", (run / "log.txt").read_text())
+    (said,) = re.findall(r"# the same of epoch \d, with the best val_loss \(([\d.]+)\)", out)
+    assert float(said) == pytest.approx(min(map(float, losses)), abs=1e-3)
+    for command, words in (
+        (last, f"checkpoint=best evaluates the one with the best loss ({said}) on data.val_man"),
+        (best, f"has the best loss ({said}) on data.val_manifest, which chose it: on these"),
+    ):
+        assert main([*command[1:], "num_workers=0", "device=cpu"]) == 0
+        assert words in capsys.readouterr().out
+
+
+def test_the_last_loss_covers_as_many_steps_as_others(
+    tmp_path: Path,
+    pretrain_arguments: Callable[..., list[str]],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Of 12 steps in records of 5, the last record covers two."""
+    assert main(pretrain_arguments(tmp_path / "run", "run.log_every=5")) == 0
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    first, middle, last = (json.loads(line)["loss"] for line in lines)
+    said = re.findall(r"loss ([\d.]+) -> ([\d.]+)", capsys.readouterr().out)
+    assert (f"{first:.3f}", f"{(5 * middle + 2 * last) / 7:.3f}") in said
+    assert f"{(5 * middle + 2 * last) / 7:.3f}" != f"{last:.3f}"
+
+
+def test_a_file_that_looks_like_an_option_is_named_with_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("-pain_025_01.MP4", "run"):
+        (tmp_path / name).touch()
+    for job in (["predict", "run"], ["visualize", "run", "-o", "x"]):
+        with pytest.raises(SystemExit):
+            main([*job, "-pain_025_01.MP4"])
+        assert "name this file as ./-pain_025_01.MP4" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["predict", "run", "-gone_025.MP4"])
+    assert "=VALUE" not in capsys.readouterr().err

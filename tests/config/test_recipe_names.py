@@ -9,7 +9,7 @@ import pytest
 from hpm_video.bench.study.cells import Study
 from hpm_video.cli.main import main
 from hpm_video.config import FinetuneConfig, PretrainConfig, StudyConfig, recipe
-from hpm_video.config.recipe import COMMANDS, FOLDER, find_recipe, list_recipes
+from hpm_video.config.recipe import COMMANDS, FOLDER, find_recipe, for_a_gpu, list_recipes
 from hpm_video.config.settings import load_config
 from hpm_video.slurm.command import read_command
 from hpm_video.slurm.snapshot import Snapshot
@@ -37,6 +37,18 @@ def test_every_recipe_opens_with_its_facts(file: Path) -> None:
     assert any(words in one.command for words in (*command, submit)), one.command
     assert one.kind == "demo" or f" {one.name} " in one.command
     assert "  " not in one.command and "\\" not in one.command
+
+
+def test_recipes_for_a_gpu_are_known_with_the_one_for_a_cpu(tmp_path: Path) -> None:
+    for kind in ("pretrain", "finetune"):
+        for name in ("own_videos_cpu", "toy", "short_clips_tiny"):
+            assert for_a_gpu(kind, name) is None
+        for name in ("own_videos", "own_videos_base"):
+            said = for_a_gpu(kind, name)
+            assert said is not None and f"hpm-video {kind} own_videos_cpu" in said
+        assert "_cpu" not in (for_a_gpu(kind, "ssv2_base") or "_cpu")
+    (tmp_path / "mine.yaml").write_text("run: {}\n")
+    assert for_a_gpu("pretrain", str(tmp_path / "mine.yaml")) is None
 
 
 def test_facts_end_where_the_next_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

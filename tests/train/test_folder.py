@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -82,13 +83,13 @@ def test_a_folder_of_other_settings_is_refused_with_the_key(tmp_path: Path, over
 @pytest.mark.parametrize(
     ("before", "words"),
     [
-        ({"data.antialias": False}, "continue it with data.antialias=false, or choose another"),
+        ({"data.antialias": False}, "; to continue the old one, set data.antialias=false"),
         ({"data.antialias": None, "optim.epochs": 900},
-         "continue it with optim.epochs=900, or choose another"),
+         "; to continue the old one, set optim.epochs=900"),
         ({"optim.clip_grad": 0.5, "teacher.ramp": 0.25},
-         "continue it with teacher.ramp=0.25 optim.clip_grad=0.5, or choose another"),
-        ({"optim.betas": [0.8, 0.9]}, "(optim.betas): choose another folder"),
-        ({"data.decoder": "a b\x1b"}, "(data.decoder): choose another folder"),
+         "; to continue the old one, set teacher.ramp=0.25 optim.clip_grad=0.5"),
+        ({"optim.betas": [0.8, 0.9]}, "(optim.betas): to start a new run, set run.output_dir="),
+        ({"data.decoder": "a b\x1b"}, "(data.decoder): to start a new run, set run.output_dir="),
     ],
 )  # fmt: skip
 def test_a_refusal_says_what_would_continue_the_run(
@@ -107,6 +108,23 @@ def test_a_refusal_says_what_would_continue_the_run(
     (tmp_path / "checkpoints" / "last").symlink_to("step_00000001.pt")
     with pytest.raises(ValueError, match=re.escape(words)):
         check_run_folder(config)
+
+
+def test_a_refusal_proposes_a_free_folder_and_names_few_settings(tmp_path: Path) -> None:
+    folder, many = tmp_path / "my run", ["run.seed=1", "data.repeats=2", "model.size=tiny"]
+    _claim(_config(folder))
+    (folder / "checkpoints").mkdir()
+    (folder / "checkpoints" / "last").symlink_to("step_00000001.pt")
+    (tmp_path / "my run_2").mkdir()
+    for settings in (many[:1], [*many, "optim.base_lr=1", "optim.epochs=3"]):
+        with pytest.raises(ValueError) as caught:
+            check_run_folder(_config(folder, *settings))
+        said = str(caught.value)
+        (new, *_) = re.findall(r"to start a new run, set (run.output_dir='.*?')", said)
+        (word,) = shlex.split(new)
+        assert word == f"run.output_dir={tmp_path / 'my run_3'}"
+        check_run_folder(_config(Path(word.partition("=")[2]), *settings))
+    assert "with 5 other settings" in said and said.count("=") == 1
 
 
 def test_a_run_goes_on_with_settings_younger_than_itself(tmp_path: Path) -> None:
@@ -347,8 +365,7 @@ def test_a_folder_of_another_job_is_named_as_such(tmp_path: Path, mine: type, th
     jobs = {PretrainConfig: "pretrain", FinetuneConfig: "finetune"}
     assert str(caught.value) == (
         f"run.output_dir ({tmp_path / 'run'}) holds a {jobs[theirs]} run: "
-        f"must be empty or hold a {jobs[mine]} run; "
-        f"try run.output_dir={tmp_path / 'run'}_{jobs[mine].removesuffix('e')}ed"
+        f"must be empty or hold a {jobs[mine]} run; set run.output_dir={tmp_path / 'run_2'}"
     )
 
 

@@ -432,6 +432,9 @@ def test_a_finished_run_goes_on_to_more_epochs(
     assert "its end: to train further, set optim.epochs=3 or more" in log.read_text()
     assert main(pretrain_arguments(run, "optim.epochs=4")) == 0
     assert "changed: optim.epochs: 2 -> 4" in log.read_text()
+    warning = next(line for line in log.read_text().splitlines() if "had finished its 2" in line)
+    assert "warning: " in warning and "to optim.epochs=4: the learning rate jumps" in warning
+    assert f"add run.output_dir={run}_2 " in warning
     # Of a cosine from 1e-3 to 1.6e-7: at its last step of 12 then, half-way now
     jumps = r"jumps at step 13: learning rate 1.719e-05 -> 0.0005\d*, hard ratio 1 -> 0.5417"
     assert re.search(jumps, log.read_text())
@@ -443,7 +446,7 @@ def test_a_finished_run_goes_on_to_more_epochs(
         capsys.readouterr()
         assert main(pretrain_arguments(run, *settings)) == 2
         said = capsys.readouterr().err
-        assert f"other settings ({key})" in said and f"run.resume={run} continues from" in said
+        assert f"other settings ({key})" in said and f"={run}_2 run.resume={run}" in said
 
 
 def test_a_finished_fine_tuning_goes_on_to_more_epochs(
@@ -473,6 +476,7 @@ def test_a_resume_tells_what_is_changed_and_what_jumps(
     ):
         assert f" changed: {line}\n" in log
     assert log.count(" changed: ") == 4  # not how often it logs
+    assert "had finished" not in log  # run.resume asks for it
     assert re.search(
         r"jumps at step 13: learning rate \S+ -> \S+, weight decay 0.05 -> 0.1, "
         r"hard ratio 1 -> 0.325, EMA momentum 0.9999 -> 0.9995\n",

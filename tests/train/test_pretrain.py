@@ -561,4 +561,24 @@ def test_a_run_that_waits_for_its_videos_says_so_once(
     assert len(places) == num_warnings
     for place in places:
         assert "data.num_workers" in lines[place] and "transcode" in lines[place]
-        assert "step 4 " in lines[place - 1]  # not after the first record, when all has just begun
+        assert "step 8 " in lines[place - 1]  # not after the first record, when all has just begun
+
+
+@pytest.mark.parametrize(
+    ("fractions", "said"),
+    [((0.9, 0.25, 0.04, 0.04, 0.04, 0.3), None), ((0.0, 0.3, 0.01, 0.4, 0.5, 0.5), "30%")],
+)
+def test_one_slow_record_is_no_reason_for_advice(
+    tmp_path: Path,
+    pretrain_arguments: Arguments,
+    monkeypatch: pytest.MonkeyPatch,
+    fractions: tuple[float, ...],
+    said: str | None,
+) -> None:
+    left = iter(fractions)
+    rates = lambda _: {"clips_per_second": 1.0, "data_wait_fraction": next(left)}  # noqa: E731
+    monkeypatch.setattr(loop.Period, "rates", rates)
+    assert main(pretrain_arguments(tmp_path / "run")) == 0
+    log = (tmp_path / "run" / "log.txt").read_text()
+    found = re.findall(r"(\S+) of the time is spent waiting", log)
+    assert found == ([] if said is None else [said])

@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,6 +42,7 @@ from hpm_video.visualize import (
     watch,
     write_film,
 )
+from hpm_video.visualize.figures import drawable
 from hpm_video.visualize.films import film_frames
 from hpm_video.visualize.video_page import Asked
 from hpm_video.visualize.videos import _unique_stems
@@ -427,6 +429,23 @@ def test_without_a_readable_video_there_is_no_page(
     assert reasons == [
         f"unreadable: {path}: is not a video, or its header is damaged" for path in broken
     ]
+
+
+def test_a_folder_of_videos_in_any_script_is_shown_without_warnings(
+    plain: Path, toy: Path, tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    (folder := tmp_path / "videos" / "class").mkdir(parents=True)
+    for name in ("開く.mp4", "düne.mp4"):
+        shutil.copy(video(toy, "up"), folder / name)
+    shown = ["--num-masks", "1", "--device", "cpu", "--formats", "png"]
+    place = str(tmp_path / "videos")
+    assert main(["visualize", str(plain), place, "-o", str(tmp_path / "out"), *shown]) == 0
+    assert sorted(file.name for file in (tmp_path / "out").glob("*.png")) == [
+        "düne.png",
+        "開く.png",
+    ]
+    assert not [str(each.message) for each in recwarn if "Glyph" in str(each.message)]
+    assert drawable("düne 開.mp4") == "düne □.mp4"
 
 
 def test_paths_that_are_wrong_are_the_users_mistake(

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -40,6 +41,14 @@ def list_exists(path: str | Path) -> bool:
     return (
         os.path.exists(next(expanded(os.fspath(path)))) if is_shards(path) else Path(path).exists()
     )
+
+
+def folder_as_list(path: str | Path) -> str:
+    """Refusal of a folder where a list of videos is expected."""
+    folder = str(path).rstrip("/") or "/"
+    file = f"{Path(folder).name or 'videos'}.csv"
+    command = shlex.join(["hpm-video", "data", "list", "--folder", folder, "-o", file])
+    return f"{path} is a folder, not a list of videos: make one with {command}, and name {file}"
 
 
 def list_stem(path: str | Path) -> str:

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import TextIO
 
 from hpm_video.data.lists.faults import Faults
-from hpm_video.data.lists.places import is_shards
+from hpm_video.data.lists.places import folder_as_list, is_shards
 from hpm_video.data.lists.shards import read_shards
 from hpm_video.data.video.readers.frame_folder import IMAGE_SUFFIX, is_image_name
 from hpm_video.data.video.tar_listing import VIDEO_SUFFIX
-from hpm_video.runtime.files import printable, shell_path
+from hpm_video.runtime.files import printable, similar_path
 from hpm_video.runtime.reading import open_regular
 
 # Endings of videos, in lists without header and in folders
@@ -74,13 +74,10 @@ def read_rows(
     path = Path(path)
     noted = Faults() if faults is None else faults
     if path.is_dir():
-        name = os.path.basename(os.path.abspath(path)) or "videos"
-        raise ValueError(
-            f"{path} is a folder, not a list of videos: hpm-video data list --folder "
-            f"{shell_path(path)} -o {shell_path(f'{name}.csv')} makes one"
-        )
+        raise ValueError(folder_as_list(path))
     if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist (expected a list of videos)")
+        what = f"{path} does not exist (expected a list of videos)"
+        raise FileNotFoundError(what + similar_path(path))
     try:
         with open_text(path) as file:
             is_small = os.fstat(file.fileno()).st_size <= _SMALL

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +14,9 @@ from hpm_video.method.competence import CHANCE, competent_hard_ratio
 from hpm_video.method.masking import planned_hard_ratio
 from hpm_video.method.teacher import momentum_at
 from hpm_video.train.optim import Steps, divided
+from hpm_video.train.output_folder import free_folder
 from hpm_video.train.run.folder import changed_settings
-from hpm_video.weights.checkpoint import settings_of
+from hpm_video.weights.checkpoint import linked_checkpoint, settings_of
 
 
 def describe_changes(
@@ -49,6 +51,15 @@ def describe_changes(
     ]
     if jumps:
         lines.append(f"jumps at step {state['step'] + 1}: {', '.join(jumps)}")
+    folder, done = Path(config.run.output_dir or ""), state["step"]
+    if done >= there.total and linked_checkpoint(folder) is not None:  # not by run.resume
+        lines.insert(
+            0,
+            f"warning: this run had finished its {before.optim.epochs} epochs, and now continues "
+            f"to optim.epochs={config.optim.epochs}: the learning rate jumps from "
+            f"{there.lr_at(done - 1):.2g} to {steps.lr_at(done):.2g}. To train anew instead, stop "
+            f"this run (Ctrl-C) and add {free_folder(folder)} to the command",
+        )
     return lines
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from hpm_video.runtime.determinism import deterministic
 from hpm_video.runtime.distributed import World, gather_objects, join_world
 from hpm_video.runtime.files import write_atomically
 from hpm_video.runtime.lock import FolderInUse, lock_folder, unlock_folder
-from hpm_video.train.output_folder import check_is_run
+from hpm_video.train.output_folder import check_is_run, free_folder
 from hpm_video.train.run.loggers import ID_FILE, check_installed
 from hpm_video.weights.checkpoint import linked_checkpoint
 
@@ -32,6 +33,8 @@ _FREE_TO_CHANGE = (
     # Only videos per step matter, not how they are divided; `starting_point` checks those
     "data.batch_size", "optim.accumulation", "optim.total_batch",
 )  # fmt: skip
+
+_FEW = 3  # differing settings that a refusal names
 
 
 @contextmanager
@@ -65,12 +68,27 @@ def check_run_folder(config: Any) -> Path:
             keys.remove("optim.epochs")
         # A start that has saved nothing may be corrected
         if keys and linked_checkpoint(folder) is not None:
-            raise ValueError(
-                f"run.output_dir ({folder}) belongs to a run with other settings "
-                f"({', '.join(keys)}): {_as_there(there, config, keys)}choose another folder; "
-                f"there, run.resume={folder} continues from its last checkpoint with these settings"
-            )
+            raise ValueError(_other_settings(folder, keys, there, config))
     return folder
+
+
+def _other_settings(
+    folder: Path, keys: Sequence[str], there: Mapping[str, Any], config: Any
+) -> str:
+    """Refusal of a folder whose run differs in these settings: how to start beside it, and how to
+    continue it if few differ."""
+    new = f"to start a new run, set {free_folder(folder)}"
+    if len(keys) > _FEW:
+        some = ", ".join(keys[:_FEW])
+        return (
+            f"run.output_dir ({folder}) belongs to a run with {len(keys)} other settings "
+            f"({some}, ...): {new}"
+        )
+    return (
+        f"run.output_dir ({folder}) belongs to a run with other settings ({', '.join(keys)}): "
+        f"{new}{_as_there(there, config, keys)}; to continue from its last checkpoint with these "
+        f"settings, set {free_folder(folder)} run.resume={shlex.quote(str(folder))}"
+    )
 
 
 def _goes_further(config: Any, there: Mapping[str, Any]) -> bool:
@@ -92,7 +110,7 @@ def _as_there(there: Mapping[str, Any], config: Any, keys: Sequence[str]) -> str
         if not re.fullmatch(r"[\w./:-]{1,200}", text, re.ASCII):
             return ""
         words.append(f"{key}={text}")
-    return f"continue it with {' '.join(words)}, or "
+    return f"; to continue the old one, set {' '.join(words)}"
 
 
 def changed_settings(config: Any, before: Mapping[str, Any] | None = None) -> list[str]:
@@ -156,10 +174,13 @@ def _claim(folder: Path, config: Any, lasts: Sequence[str | None]) -> str | None
     except FolderInUse as error:
         return (
             f"run.output_dir ({folder}) is in use by another process ({error}): "
-            "stop it first, or choose another folder"
+            f"stop it first, or set {free_folder(folder)}"
         )
     except OSError as error:
-        return f"run.output_dir ({folder}) cannot be written to: {error.strerror}"
+        return (
+            f"run.output_dir ({folder}) cannot be written to: {error.strerror}; set "
+            "run.output_dir=DIR to another folder"
+        )
     except ValueError as error:  # not writable
         return str(error)
     return None

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -34,8 +35,9 @@ from hpm_video.train.run.vector_count import VectorCount
 from hpm_video.weights.checkpoint import remove_history
 
 _FIRST_STEPS = 3  # after which the first figures are printed
-# data_wait_fraction above which the run gives advice
+# Median data_wait_fraction above which the run gives advice
 _MUCH_WAITING = 0.2
+_FEWEST_RECORDS = 3  # that it takes to advise
 _WAITING = (
     "{waited:.0%} of the time is spent waiting for videos (data_wait_fraction); to speed up this "
     "run, raise data.num_workers or data.repeats, or re-encode the videos for training "
@@ -107,6 +109,7 @@ class Run:
         self._stopped_by: str | None = None  # the signal, once all processes know of it
         self._last_loss: float | None = None
         self._has_recorded = self._has_warned = False
+        self._waits: list[float] = []  # data_wait_fraction of each record after the first
         self._saver = Saver(folder / "checkpoints", self.config, world)
         self._history: frozenset[int] = frozenset()
         if isinstance(self.config, PretrainRunConfig):
@@ -278,9 +281,11 @@ class Run:
         record = {"step": self.steps_done + 1, **values, **means, **counts, **rates}
         self._period = Period(self.steps_done + 1)
         self.log.record(record, prefix=prefix)
-        waited = rates["data_wait_fraction"]
-        # Skip the first period, in which readers and caches start
-        if self._has_recorded and waited > _MUCH_WAITING and not self._has_warned:
+        # Skip the first period, in which readers and caches start. One slow period is no reason
+        if self._has_recorded:
+            self._waits.append(rates["data_wait_fraction"])
+        is_due = len(self._waits) >= _FEWEST_RECORDS and not self._has_warned
+        if is_due and (waited := median(self._waits)) > _MUCH_WAITING:
             self.log.line(_WAITING.format(waited=waited))
             self._has_warned = True
         self._has_recorded = True
