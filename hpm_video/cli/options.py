@@ -259,9 +259,6 @@ def _refuse_words(
 ) -> None:
     """Exit with the unknown words, and suggestions for them."""
     said = f"unrecognized arguments: {' '.join(rest)}"
-    for word in rest:
-        if word.startswith("-") and os.path.lexists(word):
-            parser.error(f"{said}: name this file as ./{word}")
     option = next((word.partition("=")[0] for word in rest if word.startswith("-")), "")
     if re.fullmatch(r"-+[a-z]\w*(\.[a-z]\w*)+", option):
         parser.error(f"{said}: settings have no leading dashes: {option.lstrip('-')}=VALUE")

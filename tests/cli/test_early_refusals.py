@@ -74,7 +74,7 @@ def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
         f"pretrain own_videos data.manifest={toy} optim.total_batch=4096 {run}": "videos per step",
         f"finetune own_videos data.manifest={toy} optim.total_batch=4096 {run}": "videos per step",
         f"finetune own_videos data.manifest={toy} model.init=/no/run {run}": "model.init (/no/run)",
-        f"finetune own_videos {ours}": f"try run.output_dir={pretrained}_finetuned",
+        f"finetune own_videos {ours}": f"set run.output_dir={pretrained}_2",
         f"finetune own_videos data.manifest={toy} run.output_dir={toy.parent}": "/run",
         f"pretrain own_videos data.manifest={toy} data.crop_size=65 {run}": "data.crop_size=64",
         f"pretrain optim.epochs=4 data.manifest={toy} {run}": "pretrain own_videos optim.epochs=4",
@@ -298,7 +298,7 @@ def test_a_file_that_looks_like_an_option_is_named_with_its_folder(
     for job in (["predict", "run"], ["visualize", "run", "-o", "x"]):
         with pytest.raises(SystemExit):
             main([*job, "-pain_025_01.MP4"])
-        assert "name this file as ./-pain_025_01.MP4" in capsys.readouterr().err
+        assert "for the file or folder, write ./-pain_025_01.MP4" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["predict", "run", "-gone_025.MP4"])
     assert "=VALUE" not in capsys.readouterr().err
