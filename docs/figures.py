@@ -91,7 +91,7 @@ def step() -> Figure:
     axes.text(
         7.05,
         0.3,
-        "gradients go back along the blue arrows, so the encoder learns what is hard, too",
+        "gradients flow back along the blue arrows, so the encoder also learns what is hard",
         ha="center",
         va="center",
         fontsize=9,
@@ -506,5 +506,7 @@ def draw(folder: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     images = Path(__file__).parent / "images"
-    parser.add_argument("folder", nargs="?", type=Path, default=images, help="where to draw")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=images, help="folder for the pictures"
+    )
     draw(parser.parse_args().folder)

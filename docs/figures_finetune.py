@@ -112,5 +112,7 @@ def draw(folder: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     images = Path(__file__).parent / "images"
-    parser.add_argument("folder", nargs="?", type=Path, default=images, help="where to draw")
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=images, help="folder for the picture"
+    )
     draw(parser.parse_args().folder)

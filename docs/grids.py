@@ -41,7 +41,7 @@ def row(run: Path, manifest_file: Path, clip: ClipConfig) -> str:
     """Clip, tokens, and top-1 with interpolated positions and with a new flat table."""
     model, config, classes = load_classifier(run, clip)
     if not isinstance(model, Classifier):
-        raise ValueError(f"run ({run}) must be of VideoMAE's kind")
+        raise ValueError(f"run ({run}) must be of a VideoMAE classifier")
     data, encoder = config.data, model.eval().encoder
     manifest = read_manifest(manifest_file, classes=classes)
     views = ViewDataset(manifest, data, num_clips=1, num_crops=1)
@@ -72,7 +72,7 @@ def main(run: Path, manifest: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run", nargs="?", type=Path, default=RUN, help="of fine-tuning")
+    parser.add_argument("run", nargs="?", type=Path, default=RUN, help="run folder of fine-tuning")
     parser.add_argument("manifest", nargs="?", type=Path, default=MANIFEST, help="labelled videos")
     arguments = parser.parse_args()
     main(arguments.run, arguments.manifest)

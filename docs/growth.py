@@ -64,5 +64,5 @@ def _panel(axes: Axes, rows: list[dict[str, Any]], label: str) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("report", type=Path, help="what --json wrote")
+    parser.add_argument("report", type=Path, help="file that --json wrote")
     draw(parser.parse_args().report, Path(__file__).parent / "images")

@@ -133,15 +133,17 @@ def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> str:
     """Both tables, for the assumptions in ``arguments``."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--teraflops", type=float, default=989, help="peak of a GPU, bfloat16")
-    parser.add_argument("--utilisation", type=float, default=0.2, help="share of it that is used")
-    parser.add_argument("--cores", type=int, default=12, help="that decode for a GPU")
-    parser.add_argument("--storage-gb-s", type=float, default=1, help="a node writes to storage")
+    parser.add_argument("--teraflops", type=float, default=989, help="peak of a GPU in bfloat16")
+    parser.add_argument("--utilisation", type=float, default=0.2, help="share of the peak reached")
+    parser.add_argument("--cores", type=int, default=12, help="loader cores per GPU")
+    parser.add_argument(
+        "--storage-gb-s", type=float, default=1, help="write rate of a node in GB/s"
+    )
     chosen = parser.parse_args(arguments)
     recipes = table(
         [
-            *("recipe", "GPUs", "videos per GPU x accumulation", "videos a step", "lr", "steps"),
-            *("ms a step", "hours", "loader cores per GPU", f"hours with {chosen.cores} of them"),
+            *("recipe", "GPUs", "videos per GPU x accumulation", "videos per step", "lr", "steps"),
+            *("ms per step", "hours", "loader cores per GPU", f"hours with {chosen.cores} of them"),
             "GB/s read",
         ],
         recipe_rows(chosen.teraflops, chosen.utilisation, chosen.cores),

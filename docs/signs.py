@@ -68,11 +68,11 @@ def tables(runs: dict[str, list[Records]], seeds: Sequence[int]) -> Iterator[str
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
-    parser.add_argument("--train", required=True, help="list of labelled videos")
-    parser.add_argument("--val", required=True, help="list of labelled videos to judge on")
+    parser.add_argument("--train", required=True, help="list of labelled videos for training")
+    parser.add_argument("--val", required=True, help="list of labelled videos for validation")
     parser.add_argument("-o", "--output-dir", required=True, type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--every", type=int, default=50, help="epochs from probe to probe")
+    parser.add_argument("--every", type=int, default=50, help="epochs between probes")
     arguments = parser.parse_args()
     lists = f"data.manifest={arguments.train}", f"data.val_manifest={arguments.val}"
     probes = (

@@ -26,7 +26,7 @@ def gather(folder: Path, file: Path) -> int:
         _measured(file)  # refuse to overwrite anything but an earlier export
     rows = [_read(path) for path in sorted((folder / "cells").rglob("row.json"))]
     if not rows:
-        raise SystemExit(f"source ({folder}) must be a study with finished cells")
+        raise SystemExit(f"source ({folder}) must be the folder of a study with finished cells")
     steps = {path.name: _read(path) for path in (folder / "preparation").glob(_CALIBRATION)}
     _write(file, {"preparation": steps, "rows": rows})
     return len(rows)
@@ -35,7 +35,7 @@ def gather(folder: Path, file: Path) -> int:
 def lay_out(file: Path, folder: Path) -> int:
     """Write rows and calibration where a study looks for them; returns the number of rows."""
     if folder.exists():
-        raise SystemExit(f"target ({folder}) must not exist yet")
+        raise SystemExit(f"target ({folder}) must not exist yet: name a new folder")
     measured = _measured(file)
     for name, steps in measured["preparation"].items():
         _write(folder / "preparation" / name, steps)
@@ -56,7 +56,7 @@ def _measured(file: Path) -> Any:
     except (TypeError, KeyError, AttributeError):
         are_inside = False
     if not are_inside:
-        raise SystemExit(f"{file} must be a file of rows and calibrations, as this script writes")
+        raise SystemExit(f"{file} must be a file of rows and calibrations that this script wrote")
     return measured
 
 
@@ -80,8 +80,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("source", type=Path, help="folder of a study, or file of rows")
-    parser.add_argument("target", type=Path, help="file of rows, or folder of a study")
+    parser.add_argument("source", type=Path, help="folder of a study, or file of its rows")
+    parser.add_argument("target", type=Path, help="file of rows to write, or new folder of a study")
     arguments = parser.parse_args()
     work = gather if arguments.source.is_dir() else lay_out
     count = work(arguments.source, arguments.target)

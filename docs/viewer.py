@@ -32,11 +32,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("page", type=Path, help="a page that hpm-video visualize wrote")
+    parser.add_argument("page", type=Path, help="page that hpm-video visualize wrote")
     parser.add_argument("-o", "--output", type=Path, default=OUTPUT, help="default: %(default)s")
     parser.add_argument(
         "--size", type=int, nargs=2, default=(1100, 630), metavar=("WIDTH", "HEIGHT"),
-        help="part of the page that is seen, from its top left corner (default: 1100 630)",
+        help="visible part of the page, from its top left corner (default: 1100 630)",
     )  # fmt: skip
     parser.add_argument("--ms", type=int, default=180, help="time per frame (default: %(default)s)")
     arguments = parser.parse_args()

@@ -79,9 +79,9 @@ def bad_tars(folder: Path) -> dict[str, tuple[Path, str]]:
         "cut off after a video": (of("no_end", good[: end + 24]), "is cut off or damaged at byte"),
         "cut off in a header": (of("header", good[:3700]), "is cut off or damaged at byte"),
         "a damaged header": (of("damaged", bytes(damaged)), "is cut off or damaged at byte 3584"),
-        "joined": (of("joined", good + good), "more follows, as where tars were joined"),
+        "joined": (of("joined", good + good), "more follows, as in joined tars"),
         "empty": (of("empty", b""), "is empty"),
-        "no tar": (of("text", b"path,label\n" * 100), "is no tar"),
+        "no tar": (of("text", b"path,label\n" * 100), "is not a tar"),
         "compressed": (of("renamed", gzip.compress(good)), "`gzip -d`"),
         "compressed, and called so": (zipped, "`gzip -d`"),
         "a link": (link("link"), "a.mp4 is a link"),
@@ -89,11 +89,11 @@ def bad_tars(folder: Path) -> dict[str, tuple[Path, str]]:
         "absolute": (write_tar(folder / "abs.tar", [("/etc/a.mp4", video)]), "/etc/a.mp4 is not"),
         "twice": (
             write_tar(folder / "twice.tar", [("a.mp4", video), ("a.txt", b""), ("a.mp4", other)]),
-            "a.mp4 is there again",
+            "a.mp4 occurs again",
         ),
         "apart": (
             write_tar(folder / "apart.tar", [("a.mp4", video), ("b.mp4", other), ("a.cls", b"1")]),
-            "a.cls is apart from others of its name",
+            "a.cls is apart from the others",
         ),
         "no videos": (write_tar(folder / "none.tar", [("a.jpg", video)]), "has no videos"),
     }

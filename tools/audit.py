@@ -31,17 +31,20 @@ def main() -> int:
     )
     parser.add_argument(
         "files", nargs="*", type=Path, default=[ROOT / name for name in FILES], metavar="FILE",
-        help="lines PACKAGE==VERSION (default: the three of this clone)",
+        help="file of PACKAGE==VERSION lines (default: the three constraints files)",
     )  # fmt: skip
     parser.add_argument(
-        "--pip-audit", default="pip-audit", metavar="PROGRAM", help="default: the one on PATH"
+        "--pip-audit",
+        default="pip-audit",
+        metavar="PROGRAM",
+        help="pip-audit to run (default: the one on the PATH)",
     )
     arguments = parser.parse_args()
     if missing := [str(file) for file in arguments.files if not file.is_file()]:
         parser.error(f"no such file: {', '.join(missing)}")
     if (program := shutil.which(arguments.pip_audit)) is None:
         print(
-            f"audit: no program {arguments.pip_audit}: install it by `{INSTALL}`, and add "
+            f"audit: no program {arguments.pip_audit}: install it with `{INSTALL}`, then add "
             "`--pip-audit .audit/bin/pip-audit`",
             file=sys.stderr,
         )
@@ -53,14 +56,14 @@ def main() -> int:
     try:
         answers = [answer for part in rounds(list(places)) for answer in ask(program, part)]
     except ValueError as error:
-        print(f"audit: nothing was checked, as pip-audit failed: {error}", file=sys.stderr)
+        print(f"audit: nothing was checked: pip-audit failed: {error}", file=sys.stderr)
         return 1
     unknown = [answer for answer in answers if "skip_reason" in answer]
     if len(unknown) == len(answers):
         reason = unknown[0]["skip_reason"] if unknown else "the files pin nothing"
         print(
-            "audit: nothing was checked, as PyPI's vulnerability service does not answer from "
-            f"here ({reason})",
+            "audit: nothing was checked: PyPI's vulnerability service does not answer this machine "
+            f"({reason})",
             file=sys.stderr,
         )
         return 1

@@ -127,13 +127,13 @@ def look(browser: Any, page: Path, out: Path, axe: str | None) -> list[str]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=_AsWritten)
-    parser.add_argument("out", type=Path, metavar="OUT", help="folder for pictures")
-    parser.add_argument("pages", type=Path, nargs="*", metavar="PAGE", help="pages to look at")
-    parser.add_argument("--axe", type=Path, help="file axe.min.js of axe-core")
+    parser.add_argument("out", type=Path, metavar="OUT", help="folder for screenshots")
+    parser.add_argument("pages", type=Path, nargs="*", metavar="PAGE", help="pages to check")
+    parser.add_argument("--axe", type=Path, help="path of axe-core's axe.min.js")
     arguments = parser.parse_intermixed_args()
     chromium, driver = shutil.which("chromium"), shutil.which("chromedriver")
     if chromium is None or driver is None:
-        parser.error("needs Debian's packages: apt-get install chromium chromium-driver")
+        parser.error("needs chromium and chromedriver: apt-get install chromium chromium-driver")
     arguments.out.mkdir(parents=True, exist_ok=True)
     pages = arguments.pages or list(make_pages(arguments.out / "pages"))
     options = webdriver.ChromeOptions()

@@ -47,7 +47,7 @@ _WEIGHTS = ("safetensors", "pt")
 _MOST_MIB = 1536  # per process: PyTorch and the decoders alone take about 760
 _LIMIT_S = 20.0  # per file
 # Reported by readers when FFmpeg asks for too much memory
-_REFUSED = "MemoryError: reading it takes more memory than its reader may have"
+_REFUSED = "MemoryError: reading it takes more memory than a reader may use"
 _UNEXPECTED = re.compile(r"(Traceback|\w+(Error|Exception|Interrupt|Warning)\b:)")
 _EXTREMES = (0, 1, 2**7, 2**8 - 1, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**63 - 1, 2**63,
              2**64 - 1, 2**64 - 8)  # fmt: skip
@@ -247,7 +247,9 @@ def _phase_apart(name: str, folder: Path, workers: int) -> Found:
         _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        return Found(name, unexpected=[f"the phase itself: exit code {process.returncode}"])
+        return Found(
+            name, unexpected=[f"the phase itself ended with exit code {process.returncode}"]
+        )
     found = Found(**json.loads(output.splitlines()[-1]))
     found.peak_mib = used.ru_maxrss / 1024
     return found
@@ -257,7 +259,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     for name, default in (("videos", 2400), ("weights", 300), ("seed", 0), ("workers", 2)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--folder", help="where to write the files, to keep them")
+    parser.add_argument("--folder", help="folder in which to keep the files (default: temporary)")
     parser.add_argument("--decoders", nargs="+", default=["pyav", "decord", "torchcodec"])
     parser.add_argument("--phase", help=argparse.SUPPRESS)
     asked = parser.parse_args()
@@ -299,7 +301,7 @@ def _report(phases: list[Found]) -> int:
                 sys.stdout.write(f"{found.name}: {kind}, {number} x, e.g. {example}\n")
             wrong |= bool(reasons)
         if found.peak_mib > _MOST_MIB:
-            sys.stdout.write(f"{found.name}: a process took more than {_MOST_MIB} MiB\n")
+            sys.stdout.write(f"{found.name}: a process used more than {_MOST_MIB} MiB\n")
             wrong = True
     return int(wrong)
 

@@ -52,15 +52,17 @@ def main(words: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="(default cuda)")
-    parser.add_argument("--tiny", action="store_true", help="sizes that a CPU runs in two minutes")
-    text = f"numbers or names, of {', '.join(STAGES)} (default all)"
-    parser.add_argument("--stages", nargs="+", metavar="STAGE", default=list(STAGES), help=text)
-    text = "a folder of videos, best one of class folders (default: toy videos are made)"
-    parser.add_argument("--clips", metavar="DIR", help=text)
-    text = (
-        "JSON lines are appended to this file, what stages print to FILE.log (default %(default)s)"
+    parser.add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda", help="device (default cuda)"
     )
+    parser.add_argument(
+        "--tiny", action="store_true", help="use sizes that a CPU runs in two minutes"
+    )
+    text = f"stages to run, by number or name: {', '.join(STAGES)} (default all)"
+    parser.add_argument("--stages", nargs="+", metavar="STAGE", default=list(STAGES), help=text)
+    text = "folder of videos, ideally with a folder per class (default: makes toy videos)"
+    parser.add_argument("--clips", metavar="DIR", help=text)
+    text = "append JSON lines to FILE, and the output of stages to FILE.log (default %(default)s)"
     default = "outputs/gpu_check.jsonl"
     parser.add_argument("-o", "--output", metavar="FILE", default=default, help=text)
     asked = parser.parse_args(words)
@@ -84,7 +86,7 @@ def main(words: Sequence[str] | None = None) -> int:
             return 2
         except KeyboardInterrupt:
             is_whole = False
-            sys.stderr.write("gpu_check: interrupted; this is what there is\n")
+            sys.stderr.write("gpu_check: interrupted; the results so far:\n")
     records = records_of(output, given["run_name"])
     sys.stdout.write("\n".join([*table(records), f"all figures: {output}"]) + "\n")
     return int(not is_whole or any(is_failure(record) for record in records))
@@ -109,7 +111,7 @@ def check_options(asked: argparse.Namespace) -> None:
     if asked.device == "cpu" and not asked.tiny:
         wrong.append("--device (cpu) must come with --tiny: full sizes would take hours")
     if asked.clips is not None and not Path(asked.clips).is_dir():
-        wrong.append(f"--clips ({asked.clips}) must be a folder of videos that exists")
+        wrong.append(f"--clips ({asked.clips}) must be an existing folder of videos")
     if fault := fault_of_output(Path(asked.output), make=not wrong):
         wrong.append(f"--output ({asked.output}) must be {fault}")
     if wrong:
@@ -125,13 +127,13 @@ def fault_of_output(output: Path, *, make: bool) -> str:
         return "a file, but is a folder"
     log = output.with_suffix(".log")
     if output == log:
-        return "a file of another name: what stages print goes to FILE.log"
+        return "a file that does not end in .log: the output of stages goes to FILE.log"
     try:
         if output.exists():
             text = output.read_text(encoding="utf-8", errors="replace")
             # A killed check may have left an incomplete line
             if text.strip() and not text.lstrip().startswith('{"run":'):
-                return "a file of an earlier check, or a new one: this one holds something else"
+                return "a new file or that of an earlier check: this file holds something else"
             with open(output, "a", encoding="utf-8") as file:
                 file.write("" if text.endswith("\n") or not text else "\n")
         elif make:
@@ -140,7 +142,7 @@ def fault_of_output(output: Path, *, make: bool) -> str:
         if make:
             open(log, "a", encoding="utf-8").close()
     except OSError as error:
-        return f"a file that can be written: {error.strerror} ({error.filename})"
+        return f"a writable file: {error.strerror} ({error.filename})"
     return ""
 
 
@@ -183,7 +185,7 @@ def run_stages(stages: Sequence[str], given: Mapping[str, Any]) -> None:
     try:
         fault = ours.recv()
     except EOFError:
-        fault = "hpm_video cannot be imported here: the lines above say why"
+        fault = "hpm_video cannot be imported: see the error above"
     process.join()
     if fault:
         raise ValueError(fault)
@@ -208,7 +210,7 @@ def run_stages(stages: Sequence[str], given: Mapping[str, Any]) -> None:
             process.join()
         seconds = time.monotonic() - begin
         if is_late:
-            add(given, name, "failed", f"killed after {seconds:.0f} s, its limit", seconds)
+            add(given, name, "failed", f"killed after {seconds:.0f} s, its time limit", seconds)
         elif process.exitcode:
             add(given, name, "failed", why_ended(process.exitcode, log), seconds)
         else:
@@ -234,7 +236,7 @@ def why_not_now(stages: Sequence[str], elapsed_s: float) -> str:
     if elapsed_s > LAST_START_S:
         return f"no stage starts after {LAST_START_S} s"
     if stages[0] not in planned(stages, TOTAL_S - elapsed_s):
-        return "the time is for other stages"
+        return "the time left is reserved for other stages"
     return ""
 
 

@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("run", help="the run folder of a pre-training")
+    parser.add_argument("run", help="run folder of a pre-training")
     state = without_training(load_checkpoint(parser.parse_args().run, kind="pretrain"))
     state["model"] = {name: weights.half() for name, weights in state["model"].items()}
     config = state["config"]

@@ -65,21 +65,23 @@ def main() -> int:
     )
     ends = [PYTHONS[0], PYTHONS[-1]]
     parser.add_argument(
-        "--python", nargs="+", default=ends, metavar="VERSION", help="default: %(default)s"
-    )
+        "--python", nargs="+", default=ends, metavar="VERSION",
+        help="versions of Python (default: %(default)s)",
+    )  # fmt: skip
     parser.add_argument(
         "--constraints", nargs="+", type=Path, metavar="FILE",
-        default=[ROOT / name for name in RESOLUTIONS], help="default: oldest and newest",
+        default=[ROOT / name for name in RESOLUTIONS],
+        help="versions of the packages (default: oldest and newest)",
     )  # fmt: skip
     parser.add_argument(
         "--environments", type=Path, metavar="FOLDER",
-        help="keep the environments there and use them again; outdated ones of the same Python "
-        "and file are deleted",
+        help="keep environments in this folder for later runs; delete outdated ones of the same "
+        "Python and file",
     )  # fmt: skip
     parser.add_argument(
-        "--skip-missing", action="store_true", help="a Python that is not there is no failure"
+        "--skip-missing", action="store_true", help="do not fail if a Python is not installed"
     )
-    parser.add_argument("--update", action="store_true", help="write both constraints files, stop")
+    parser.add_argument("--update", action="store_true", help="only write both constraints files")
     arguments = parser.parse_args()
     if arguments.update:
         update()
@@ -134,7 +136,7 @@ def try_one(interpreter: str, file: Path, target: Path) -> tuple[bool, str]:
         subprocess.run([*install, "-c", file, "-e", f"{ROOT}[test]"], check=True)
     except subprocess.CalledProcessError:
         shutil.rmtree(target, ignore_errors=True)
-        return False, "not tried: installation failed"
+        return False, "not tested: installation failed"
     report = target / "report.xml"
     report.unlink(missing_ok=True)
     tests = sorted({test for tests in TESTS.values() for test in tests})
@@ -145,7 +147,7 @@ def try_one(interpreter: str, file: Path, target: Path) -> tuple[bool, str]:
         cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False,
     ).returncode  # fmt: skip
     if not report.exists():
-        return False, f"pytest ended with {code} and without a report"
+        return False, f"pytest ended with exit code {code} and wrote no report"
     suite = ElementTree.parse(report).getroot().find("testsuite")
     assert suite is not None
     count = {name: int(suite.attrib[name]) for name in ("tests", "skipped", "failures", "errors")}

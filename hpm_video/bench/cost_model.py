@@ -47,8 +47,8 @@ class Job:
             videos = self.batch_size * self.accumulation
             if videos * gpus > self.num_videos:
                 raise ValueError(
-                    f"--videos ({self.num_videos}) must be at least {videos * gpus}, those of one "
-                    f"step on {gpus} GPUs"
+                    f"--videos ({self.num_videos}) must be at least {videos * gpus}, the videos of "
+                    f"one step on {gpus} GPUs"
                 )
             return videos
         if self.total_batch % gpus:

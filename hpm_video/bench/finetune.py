@@ -96,8 +96,9 @@ def bench_finetune(
     shape = {"batch_size": batch_size, "frames": frames, "crop_size": crop_size}
     settings: dict[str, object] = {"size": size, **shape, "precision": chosen, "rounds": rounds}
     notes = [
-        "parameters of adapters are beside those of the classifier; share: of the classifier's",
-        "cuda_...: modelled, tensors alive in a step, counted without running it",
+        "parameters_m: trained parameters, with adapters; share: relative to the classifier "
+        "without adapters",
+        "cuda_...: modelled from the tensors alive during a step, without running it",
     ]
     return Report("finetune", machine_facts(place), settings, rows, notes)
 

@@ -17,9 +17,9 @@ from hpm_video.bench.steps import build_student, grid_of
 from hpm_video.bench.variants import PLAIN, step_config, variants
 from hpm_video.config import PretrainConfig
 from hpm_video.config.values import PredictorInput, Size
-from hpm_video.method.decoder_masking import num_reconstructed_tokens, num_remasked_tokens
 from hpm_video.method.masking import num_visible_tokens
 from hpm_video.method.teacher import teacher_of
+from hpm_video.method.unit_counts import num_reconstructed_tokens, num_remasked_tokens
 from hpm_video.weights.targets import load_target
 
 

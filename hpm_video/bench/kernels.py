@@ -315,9 +315,9 @@ def bench_kernels(
         {"size": size, **shape, **asdict(rates)},
         rows,
         [
-            "counted, not measured: an eager step in the forms that CUDA takes; an operator takes "
-            "as long as the slowest of its products, bytes and launches",
-            "operators: calls; kernels: what they launch on CUDA; hpm_video:: marks our own",
+            "counted, not measured: an eager step as on CUDA; an operator takes as long as the "
+            "slowest of its products, bytes and launches",
+            "operators: number of calls; kernels: launches on CUDA; hpm_video:: marks ours",
         ],
     )
 

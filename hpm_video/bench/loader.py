@@ -49,7 +49,7 @@ def bench_loader(
         at_least(f"--{name}", value, 1)
     for decoder in decoders:
         if reason := missing(decoder):
-            raise ValueError(f"--decoder ({decoder}) must be one that works here: {reason}")
+            raise ValueError(f"--decoder ({decoder}) must work on this machine: {reason}")
     calls: dict[_Side, Callable[[], object]] = {}
     sizes: dict[str, object] = {}
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
@@ -96,11 +96,12 @@ def bench_loader(
             for side, rate in rates.items()
         ],
         [
-            "clips_per_s: per second of processor time; crops of one decoded window counting each; "
-            "vs_bare: over bare decoding of the same files with the same decoder; "
-            "vs_classic: over the classic loader on the raw files",
-            "classic and ours crop and resize; the classic one also makes normalised floats of "
-            "them, which ours leaves to the device; ours with device crops: what workers do then",
+            "clips_per_s: clips per second of processor time, counting each crop of a decoded "
+            "window; vs_bare: relative to bare decoding of the same files with the same decoder; "
+            "vs_classic: relative to the classic loader on the raw files",
+            "classic and ours crop and resize; classic also converts clips to normalised floats, "
+            "which ours does on the device; ours, device crops: the workers' part of the work if "
+            "crops are made on the device",
         ],
     )
 

@@ -77,8 +77,8 @@ def bench_plan(
     if clips_per_s is None:
         clips_per_s = teraflops * 1e12 * utilisation / (2 * step_cost(config).step)
         source = (
-            f"assumed: {utilisation:.0%} of {teraflops:g} TFLOP/s, and not measured: this machine "
-            f"has {devices_here(config)[2]}, and --here measures it"
+            f"assumed, not measured: {utilisation:.0%} of {teraflops:g} TFLOP/s; --here measures "
+            f"this machine ({devices_here(config)[2]})"
         )
     source_of_core = "--clips-per-core"
     if measured is not None and measured.clips_per_core is not None:
@@ -102,9 +102,9 @@ def bench_plan(
         [asdict(predict(job, machine, count)) for count in sorted(set(gpus))],
         [
             f"clips_per_s of one GPU: {source}; clips_per_core: {source_of_core}",
-            "per step: compute, all_reduce, of which waited is not hidden, beside the loader; "
-            "needed: per GPU, that loader and gradients are not waited for; all settings above are "
-            "options or the config's",
+            "times are per step; waited_ms: the part of the all-reduce that is not hidden; "
+            "..._needed: what keeps loader and gradients from being the bottleneck; all settings "
+            "above come from options or the config",
         ],
     )
 
@@ -121,7 +121,9 @@ def job_of(config: PretrainConfig, num_videos: int | None) -> Job:
     data, optim, run = config.data, config.optim, config.run
     if num_videos is None:
         if not data.manifest:
-            raise ValueError("--videos (none) must say how many there are, or data.manifest a list")
+            raise ValueError(
+                "--videos (none) must be the number of videos, unless data.manifest names a list"
+            )
         manifest = read_manifest(data.manifest, root=data.root, labels=False)
         num_videos = mixture_of(manifest, data.weights).num_videos
     config, _ = load_target(config)
@@ -157,8 +159,8 @@ def measured_rate(config: PretrainConfig, path: str) -> float:
     for name, value in wanted.items():
         if settings.get(name) != value:
             raise ValueError(
-                f"--step-json ({path}) is of {name} {settings.get(name)}: must be of {value}, "
-                "as in the config"
+                f"--step-json ({path}) has {name} {settings.get(name)}: must have {value}, as in "
+                "the config"
             )
     column, name = "what", "step alone"
     if report["bench"] == "step":
@@ -175,11 +177,11 @@ def measured_rate(config: PretrainConfig, path: str) -> float:
         }.items():
             if not is_timed:
                 raise ValueError(
-                    f"--step-json ({path}) is of bench step, which times no step with the config's "
-                    f"{key}: must be of bench train"
+                    f"--step-json ({path}) must come from bench train: bench step does not time "
+                    f"the config's {key}"
                 )
-    told = f"{name}, which is what the config asks"
-    return _rate(report["rows"], {column: name}, f"--step-json ({path})", told)
+    named = f"{name!r}, as the config requires"
+    return _rate(report["rows"], {column: name}, f"--step-json ({path})", named)
 
 
 def measured_core(config: PretrainConfig, path: str, *, like: str, files: str) -> float:
@@ -193,13 +195,13 @@ def measured_core(config: PretrainConfig, path: str, *, like: str, files: str) -
         "repeats": data.repeats,
     }
     named = ", ".join(f"{key} {value}" for key, value in wanted.items())
-    return _rate(report["rows"], wanted, f"--loader-json ({path})", f"of {named}")
+    return _rate(report["rows"], wanted, f"--loader-json ({path})", f"with {named}")
 
 
 def _read(path: str, benches: Sequence[str], *, option: str) -> Any:
     if not Path(path).is_file():
         raise FileNotFoundError(f"{option} ({path}) does not exist")
-    rule = f"must be what bench {' or '.join(benches)} wrote with --json"
+    rule = f"must be a file that bench {' or '.join(benches)} wrote with --json"
     try:
         report = read_json(path)
     except ValueError as error:

@@ -67,14 +67,14 @@ def bench_step(
         furthest = max(furthest, _check(name, loss, exact))
     costs = {name: step_cost(config).step for name, config in ours.items()}
     notes = [
-        "masks are those of halfway through a run; ratio to our VideoMAE",
-        f"first losses are within {furthest:.1e} of float32's, not compiled",
+        "masks are those of the middle of a run; ratio: relative to our VideoMAE",
+        f"first losses differ by at most {furthest:.1e} (relative) from float32, not compiled",
     ]
     with ExitStack() as processes:
         try:
             steps[_OTHERS], attention = transformers_step(base, frames, place)
         except ImportError:
-            notes.append("transformers is not installed: left out")
+            notes.append("transformers is not installed, so it is not timed")
         else:
             notes.append(f"transformers' attention: {attention}")
             costs[_OTHERS] = costs[_OTHERS_APART] = costs[PLAIN]
@@ -85,7 +85,7 @@ def bench_step(
         times = round_seconds(steps, rounds=rounds, warmup=2, device=place)
     seconds = {name: statistics.median(values) for name, values in times.items()}
     rate = product_cost / seconds.pop(_MATMUL)
-    notes.append(f"rate of {_MATMUL}: {rate / 1e9:.4g} x 10^9 multiply-adds a second")
+    notes.append(f"rate of {_MATMUL}: {rate / 1e9:.4g} x 10^9 multiply-adds per second")
     return Report(
         "step",
         machine_facts(place),
@@ -111,7 +111,10 @@ def _check(name: str, loss: float, exact: float) -> float:
     RuntimeError if rounding cannot explain it."""
     difference = abs(loss - exact) / exact
     if not difference <= _TOLERANCE:
-        raise RuntimeError(f"{name}: first loss {loss:.6g}, but {exact:.6g} in float32")
+        raise RuntimeError(
+            f"{name}: first loss ({loss:.6g}) must be within {_TOLERANCE:.0%} of that in float32 "
+            f"({exact:.6g})"
+        )
     return difference
 
 

@@ -15,11 +15,12 @@ from hpm_video.method.competence import competence_of, student_accuracy
 from hpm_video.method.masking import planned_hard_ratio, random_mask
 from hpm_video.method.step import PretrainStep, configured_step
 from hpm_video.method.teacher import teacher_of, update_teacher
-from hpm_video.models.build import HPM, SIZES, build, token_grid
+from hpm_video.models.build import HPM, build, token_grid
 from hpm_video.models.compiling import compile_parts, is_compiled
 from hpm_video.models.cuda_graphs import Replayed, choose_cuda_graphs
 from hpm_video.models.parallel import clip_gradients, spread
 from hpm_video.models.precision import autocast, choose_precision
+from hpm_video.models.sizes import SIZES
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from hpm_video.runtime.distributed import World

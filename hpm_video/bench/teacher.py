@@ -134,9 +134,9 @@ def bench_teacher(
         {"checkpoints": list(map(str, checkpoints)), "clips": num_clips, "masks": num_masks},
         rows,
         [
-            "overlap of the hardest tubes, and what it is by chance; spearman_full and overlap are "
-            "with the same teacher seeing everything (token_ratio 1), to which time and "
-            "multiply-adds of scoring are relative"
+            "overlap: of the hardest tubes; chance: overlap of random scores; spearman_full, "
+            "overlap, time and multiply_adds of scoring are relative to the same teacher seeing "
+            "all tokens (token_ratio 1)"
         ],
     )
 
@@ -179,7 +179,8 @@ def _batches(
             yield frames
         if missing == 0:
             return
-    raise ValueError(f"--clips ({num_clips}): only {num_clips - missing} videos are readable")
+    readable_count = num_clips - missing
+    raise ValueError(f"--clips ({num_clips}) must be at most the {readable_count} readable videos")
 
 
 @torch.no_grad()

@@ -104,8 +104,8 @@ def bench_train(config: PretrainConfig, *, steps: int, num_videos: int) -> Repor
         ],
         [
             f"limit: {limit} (the run waits for videos {waited:.0%} of its time)",
-            f"the run's first {steps // _PERIODS} steps do not count; on a CPU its workers and its "
-            "step share the cores, so that neither is as fast as alone",
+            f"the run's first {steps // _PERIODS} steps do not count; on a CPU the loader workers "
+            "and the step share the cores, so both are slower than alone",
         ],
     )
 

@@ -88,7 +88,7 @@ def _memory(parser: Parser) -> None:
     bench_options.add_sizes(parser)
     bench_options.add_clip(parser)
     bench_options.add_precision(parser, "bfloat16")  # most rows are for GPUs, on any machine
-    text = "GB to leave free on a GPU for CUDA, workspaces and fragments (default %(default)s)"
+    text = "GB to leave free on a GPU for CUDA, workspaces and fragmentation (default %(default)s)"
     parser.add_argument("--reserve-gb", type=float, default=2.0, help=text, metavar="GB")
     text = "size to measure on a CPU (default %(default)s); a GPU measures every --size"
     sizes = [*values_of(Size), "none"]
@@ -122,7 +122,7 @@ def _plan(parser: Parser) -> None:
     )
     text = "videos in the data set (default: in data.manifest)"
     parser.add_argument("--videos", type=int, help=text, dest="num_videos")
-    rate = parser.add_argument_group("speed of one GPU: the first given option counts")
+    rate = parser.add_argument_group("speed of one GPU: the first of these that is given counts")
     rate.add_argument("--clips-per-s", type=float, help="clips per second of a training step")
     text = "measure it on this machine, with the recipe's steps and videos; takes a minute or more"
     rate.add_argument("--here", action="store_true", help=text)
@@ -142,15 +142,15 @@ def _plan(parser: Parser) -> None:
         default="raw",
         help="kind of files in --loader-json",
     )
-    text = "clips per second and core, without --loader-json; the default is ssv2's"
+    text = "clips per second per core, without --loader-json; the default is for ssv2"
     _add_assumed(loader, "--clips-per-core", 37.4, text)
     loader.add_argument(
         "--cores-per-gpu", type=float, help="decoding cores per GPU (default: data.num_workers)"
     )
     machine = parser.add_argument_group("machines")
     for name, default, what in (
-        ("--node-gb-s", 300.0, "GB per second and GPU of an all-reduce within a node"),
-        ("--network-gb-s", 25.0, "GB per second and GPU of an all-reduce between nodes"),
+        ("--node-gb-s", 300.0, "GB per second per GPU of an all-reduce within a node"),
+        ("--network-gb-s", 25.0, "GB per second per GPU of an all-reduce between nodes"),
         ("--overlap", 0.8, "share of the last backward pass that overlaps with the all-reduce"),
         (
             "--launch-ms",
@@ -181,12 +181,12 @@ def _teacher(parser: Parser) -> None:
         "--root", help="folder where relative paths start (default: the folder of each list)"
     )
     add_number(parser, "--clips", 200, "videos of the lists, one clip each", dest="num_clips")
-    text = "random masks to measure the loss of a clip"
+    text = "random masks with which to measure the loss of a clip"
     add_number(parser, "--masks", 32, text, dest="num_masks")
     views, text = values_of(View), "tokens that sparse teachers see"
     add_several(parser, "--view", views, text, "views", choices=views)
     bench_options.add_token_ratios(parser, [0.5, 0.25, 0.1])
-    text = "numbers of passes over different tokens to average"
+    text = "numbers of teacher passes, over different tokens, to average"
     add_several(parser, "--draws", [1, 2], text, "draws", type=int, metavar="K")
     text = "other source of masks to compare; none: leave it out"
     add_several(parser, "--source", ["motion"], text, "sources", choices=("motion", "none"))
@@ -237,20 +237,22 @@ def run(arguments: Namespace) -> int:
     """Run the chosen benchmark, print its report, and write it as JSON."""
     if arguments.bench == "ablation":  # writes a folder of results instead of one report
         return bench_ablation.run(arguments)
-    import torch
-
-    from hpm_video.bench.report import check_json_path, publish
     from hpm_video.config.limits import at_least
 
     asked = {key: value for key, value in vars(arguments).items() if key not in ("job", "bench")}
     json_path, threads = asked.pop("json"), asked.pop("threads", None)
-    check_json_path(json_path)
     if threads is not None:
         at_least("--threads", threads, 1)
-        torch.set_num_threads(threads)
     if "settings" in asked:
         words = [*asked.pop("recipe", ()), *asked.pop("settings")]
         asked["config"] = bench_options.config_from(words)
+    import torch  # after mistakes in settings are rejected
+
+    from hpm_video.bench.report import check_json_path, publish
+
+    check_json_path(json_path)
+    if threads is not None:
+        torch.set_num_threads(threads)
     name = arguments.bench
     bench = getattr(import_module(f"hpm_video.bench.{name}"), f"bench_{name}")
     publish(bench(**asked), json_path)

@@ -38,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run a study and summarise it; returns 1 if a cell failed or a signal came, else 0."""
     found = re.fullmatch(r"([0-9]+)/([0-9]+)", arguments.part)
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
-        raise ValueError(f"--part ({arguments.part}) must be K/N with 1 <= K <= N, as 1/8")
+        raise ValueError(f"--part ({arguments.part}) must be K/N with 1 <= K <= N, such as 1/8")
     part = int(found[1]), int(found[2])
     file = find_recipe("ablation", arguments.study)
     config = load_config(StudyConfig, file, arguments.settings)
@@ -47,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     if (size := find_place().size) > 1:
         rule = "must be 1: to share the cells, start the study several times, or submit --array N"
-        raise ValueError(f"processes of one job ({size}) {rule}")
+        raise ValueError(f"number of processes in one job ({size}) {rule}")
     home, say = Path(file).resolve().parent, partial(print, flush=True)
     study = cells.Study(config, home=home, folder=Path(arguments.output_dir))
     if arguments.summary:
@@ -62,10 +62,10 @@ def run(arguments: argparse.Namespace) -> int:
     pictures = [name for one in compared for name in plots.write_plots(one, study.folder)]
     summary.write_summary(study, compared, pictures=pictures)
     for name in outcome.elsewhere:
-        say(f"in work elsewhere: {name}")
+        say(f"running in another process: {name}")
     if outcome.is_stopped:
-        say("stopped; the same command continues")
+        say("stopped: run the same command to continue")
     if outcome.failed:
-        say(f"{len(outcome.failed)} cells failed; the same command tries them again")
+        say(f"{len(outcome.failed)} cells failed: run the same command to try them again")
     say(study.folder / "summary.md")
     return 1 if outcome.failed or outcome.is_stopped else 0

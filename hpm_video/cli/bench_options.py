@@ -29,7 +29,7 @@ def config_from(words: Sequence[str]) -> PretrainConfig:
 
     files = [word for word in words if not is_setting(word)]
     if len(files) > 1:
-        raise ValueError(f"config ({' '.join(files)}) must be one file")
+        raise ValueError(f"config ({' '.join(files)}) must be a single file")
     settings = [word for word in words if is_setting(word)]
     file = find_recipe("pretrain", files[0]) if files else None
     return load_config(PretrainConfig, file, settings)

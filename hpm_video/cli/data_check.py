@@ -1,6 +1,7 @@
 """``hpm-video data check``."""
 
 import argparse
+import shlex
 from pathlib import Path
 
 from hpm_video.cli.options import add_decoding, add_one_manifest
@@ -31,9 +32,9 @@ def run(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output or arguments.manifest)
     page = Path(arguments.page or output.with_name(f"{output.stem}.check.html"))
     if arguments.page is not None and (page.is_dir() or not page.parent.is_dir()):
-        raise ValueError(f"page ({page}) must be a file in a folder that exists")
+        raise ValueError(f"page ({page}) must be a file in an existing folder")
     if page.resolve() in (output.resolve(), Path(arguments.manifest).resolve()):
-        raise ValueError(f"page ({page}) must be another file than the list")
+        raise ValueError(f"page ({page}) must not be the list itself")
     check_is_ours(page, name="page")
     beside = Path(arguments.manifest).parent / "classes.txt"
     classes = read_classes(beside).names if beside.is_file() else ()
@@ -45,18 +46,28 @@ def run(arguments: argparse.Namespace) -> int:
         num_workers=arguments.num_workers,
         timeout_s=arguments.decode_timeout_s,
     )
-    report = make_report((row for _, row in read_rows(checked.manifest)), classes=classes)
+    rows = (row for _, row in read_rows(checked.manifest))
+    full = _full_check(arguments) if arguments.quick else ""
+    report = make_report(rows, classes=classes, full_check=full)
     write_atomically(page, [report_page(report, title=str(output))])
     if checked.num_before:
-        print(f"went on from an interrupted check of {checked.num_before:,} videos")
+        print(f"continued an interrupted check, which had finished {checked.num_before:,} videos")
     if checked.num_outdated:
         print(
-            f"an older version's interrupted check of {checked.num_outdated:,} videos is of no "
-            "use: they were checked anew"
+            f"an interrupted check of {checked.num_outdated:,} videos was from an older version: "
+            "they were checked again"
         )
     print(report_text(report, page=str(page)))
     if checked.original is not None:
-        print(printable(f"as it was: {checked.original}"))
+        print(printable(f"copy of the original list: {checked.original}"))
     print(printable(str(page)))
     print(printable(str(checked.manifest)))
     return 1 if report.bad.num_videos else 0
+
+
+def _full_check(arguments: argparse.Namespace) -> str:
+    """The same command without --quick."""
+    words = ["hpm-video", "data", "check", arguments.manifest]
+    for name, value in (("--root", arguments.root), ("-o", arguments.output)):
+        words += [name, value] if value is not None else []
+    return shlex.join(words)

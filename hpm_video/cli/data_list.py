@@ -68,21 +68,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     official = next((name for name in DATA_SETS if getattr(arguments, name) is not None), None)
     if arguments.images is not None and arguments.folder is None:
-        raise ValueError(f"--images ({arguments.images}) must be used with --folder only")
+        raise ValueError(f"--images ({arguments.images}) must be used with --folder")
     if not arguments.labels and arguments.folder is None:
-        raise ValueError("--no-labels must be used with --folder only")
+        raise ValueError("--no-labels must be used with --folder")
     of_lists = ("root", "seconds", "frames", "separator")  # for lists only; split applies to both
     for option in ("split", "fold", "annotations", *of_lists):
         of_list = option in ("split", *of_lists) and arguments.list is not None
         of_data_set = option not in of_lists and official is not None
         if (value := getattr(arguments, option)) is not None and not (of_list or of_data_set):
-            used_with = "--manifest" if option in of_lists else "the official files of a data set"
-            used_with += " or --manifest" * (option == "split")
+            used_with = "--manifest" if option in of_lists else "a data set, such as --ucf101"
+            used_with += ", or --manifest" * (option == "split")
             text = value if isinstance(value, str | int) else " ".join(value)
-            raise ValueError(f"--{option} ({text}) must be used with {used_with} only")
+            raise ValueError(f"--{option} ({text}) must be used with {used_with}")
     output, classes, label = arguments.output, arguments.classes, arguments.label
     if label is not None and not (arguments.list is not None and is_shards(arguments.list)):
-        raise ValueError(f"--label ({label}) must be used with a --manifest that is tars only")
+        raise ValueError(f"--label ({label}) must be used with a --manifest of tars only")
     if official is not None:
         listed = listing.list_official(
             official,

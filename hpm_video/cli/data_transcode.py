@@ -44,7 +44,7 @@ def _rate(text: str) -> float:
     try:
         return float(Fraction(text))
     except (ValueError, ZeroDivisionError) as error:
-        rule = f"({text}) must be a number, as 25 or 30000/1001"
+        rule = f"({text}) must be a number, such as 25 or 30000/1001"
         raise argparse.ArgumentTypeError(rule) from error
 
 
@@ -56,7 +56,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     part = re.fullmatch(r"(\d+)/(\d+)", arguments.part)
     if part is None:
-        raise ValueError(f"part ({arguments.part}) must be K/N, as 1/8")
+        raise ValueError(f"part ({arguments.part}) must be K/N, such as 1/8")
     names = ("short_side", "gop", "crf", "preset", "fps", "deinterlace")
     done = transcode_manifest(
         arguments.manifest,
@@ -71,9 +71,9 @@ def run(arguments: argparse.Namespace) -> int:
         per_shard=arguments.per_shard,
     )
     if done.num_before:
-        print(f"{done.num_before:,} videos were there from an earlier run")
+        print(f"{done.num_before:,} videos were already done by an earlier run")
     if not done.rows:
-        print(f"part {arguments.part}: {done.num_new:,} videos tried")
+        print(f"part {arguments.part}: {done.num_new:,} videos processed")
         return 0
     bad = [row for row in done.rows if row.get("status", "").strip() not in USED]
     damaged = [row for row in done.rows if row.get("status", "").strip() == DAMAGED]

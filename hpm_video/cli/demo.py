@@ -27,7 +27,7 @@ _MOST_MEASURED = 64  # clips: reading one takes two processes, .3 s
 NUM_STAGES = 6  # of `demo`, each of which says that it begins
 # What the demo writes beside its own page and the viewer's: address from there, words
 _LINKS = (
-    ("pictures/training.html", "what becomes hard and easy through the pre-training"),
+    ("pictures/training.html", "what becomes hard and easy during pre-training"),
     ("evaluation/finetune/index.html", "what the fine-tuned classifier confuses"),
     ("evaluation/scratch/index.html", "what the classifier from scratch confuses"),
     ("pretrain/log.txt", "log of the pre-training"),
@@ -37,15 +37,15 @@ _LINKS = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    text = "folder for what is made (default outputs/demo, or demo_quick, demo_seedN)"
+    text = "folder for the results (default outputs/demo, or demo_quick, demo_seedN)"
     add_output_dir(parser, text)
     add_device(parser)
-    text = "train such a model, and classifiers, and judge them: minutes on 2 CPU cores"
+    text = "train a small model and classifiers, and evaluate them: minutes on 2 CPU cores"
     # Its own name: elsewhere --train is a list of videos, which has to exist
     parser.add_argument("--train", dest="trains", action="store_true", help=text)
-    text = "--train in a fraction of the time, to see that everything runs: learns nothing"
+    text = "--train in a fraction of the time, to check that everything runs; learns nothing"
     parser.add_argument("--quick", action="store_true", help=text)
-    add_numbers(parser, {"seed": "of --train: of weights, order, crops and masks (default 0)"})
+    add_numbers(parser, {"seed": "seed of weights, order, crops and masks for --train (default 0)"})
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -53,22 +53,25 @@ def run(arguments: argparse.Namespace) -> int:
     if not (arguments.trains or arguments.quick):
         if seed is not None:
             raise ValueError(f"--seed ({seed}) must come with --train")
-        return _show(Path(arguments.output_dir or "outputs/demo") / "clip", device=device)
+        return _show(Path(arguments.output_dir or "outputs/demo"), device=device)
     name = f"demo{'_quick' if arguments.quick else ''}{f'_seed{seed}' if seed else ''}"
     folder = Path(arguments.output_dir or f"outputs/{name}")
     return _train(folder, quick=arguments.quick, seed=seed or 0, device=device)
 
 
 def _show(folder: Path, *, device: Device) -> int:
-    from hpm_video.cli.demo_clip import open_page, show_clip
+    from hpm_video.runtime.files import make_folder, not_left_empty
 
-    page = show_clip(folder, device=device)
+    with not_left_empty(make_folder(folder, name="output_dir")):
+        from hpm_video.cli.demo_clip import open_page, show_clip
+
+        page = show_clip(folder / "clip", device=device)
     print("A small model trained on toy videos, and a clip it has never seen. The page shows which")
     print("parts it expects to be hard to reconstruct, and which ones are.")
     print("next:")
     for command, what in (
         ("demo --train", "train it yourself: minutes on 2 CPU cores"),
-        ("visualize RUN VIDEO -o DIR", "such a page of your own model and video"),
+        ("visualize RUN VIDEO -o DIR", "the same page for your own model and video"),
         ("--help", "all commands"),
     ):
         print(f"  {f'hpm-video {command}':<36}  # {what}")
@@ -81,6 +84,8 @@ def _train(folder: Path, *, quick: bool, seed: int, device: Device) -> int:
     rows = demo(folder, quick=quick, seed=seed, device=device)
     if rows is None:
         return 1
+    if quick:
+        print("--quick only tries every step: nothing is learnt, and the figures mean nothing")
     width = max(len(what) for what, _, _ in rows)
     for what, figure, other in rows:
         print(f"{what:<{width}}  {figure:>7}  {other}")
@@ -130,8 +135,15 @@ def demo(
 
     Returns rows of (what, figure, what chance or the comparison gives).
     """
-    from hpm_video.config import EvaluateConfig, EvaluationConfig, FinetuneConfig, PretrainConfig
     from hpm_video.config.limits import between
+    from hpm_video.runtime.files import check_is_ours, make_folder, not_left_empty
+
+    # Reject mistakes before the slow import of PyTorch
+    folder, scale = Path(output_dir), QUICK if quick else FULL
+    between("--seed", seed, 0, 2**63 - 1)
+    make_folder(folder, name="output_dir")
+    check_is_ours(folder / "index.html", name="output_dir")
+    from hpm_video.config import EvaluateConfig, EvaluationConfig, FinetuneConfig, PretrainConfig
     from hpm_video.config.recipe import find_named
     from hpm_video.config.settings import load_config
     from hpm_video.data.lists.manifest import read_manifest
@@ -139,19 +151,16 @@ def demo(
     from hpm_video.evaluate.classification import evaluate
     from hpm_video.evaluate.mining_quality import measure_videos
     from hpm_video.runtime.distributed import pick_device
-    from hpm_video.runtime.files import check_is_ours
+    from hpm_video.runtime.pages import number
     from hpm_video.train.finetune import finetune
     from hpm_video.train.pretrain import pretrain
     from hpm_video.visualize import visualize
     from hpm_video.visualize.training import visualize_training
     from hpm_video.weights.checkpoint import find_checkpoint
 
-    folder, scale = Path(output_dir), QUICK if quick else FULL
     begin = Stages()
-    check_is_ours(folder / "index.html", name="output_dir")
-    # Or refuse, before any video is made
-    pick_device(device, setting="--device")
-    between("--seed", seed, 0, 2**63 - 1)
+    with not_left_empty(folder):  # or refuse, before any video is made
+        pick_device(device, setting="--device")
     begin("toy videos: 8 classes that differ in motion only")
     videos = folder / "videos"
     toy: dict[str, Any] = {"size": SIZE, "num_frames": NUM_FRAMES, "num_workers": 2}
@@ -161,12 +170,12 @@ def demo(
 
     runs = {name: folder / name for name in ("pretrain", "finetune", "scratch")}
     common = [f"run.device={device}", f"run.seed={seed}", *scale.settings]
-    begin("pre-training without labels, masking what is predicted to be hard")
+    begin("pre-training without labels, masking what the model predicts to be hard")
     settings = [f"data.manifest={train}", f"run.output_dir={runs['pretrain']}", *common]
     if not pretrain(load_config(PretrainConfig, find_named("demo/pretrain"), settings)):
         return None
     for name, words in (("finetune", "from the pre-training"), ("scratch", "from scratch")):
-        begin(f"a classifier {words}, of {scale.labelled} videos with labels")
+        begin(f"training a classifier {words}, on {scale.labelled} labelled videos")
         settings = [f"data.manifest={labelled}", f"data.val_manifest={held_out}"]
         settings += [f"run.output_dir={runs[name]}", *common]
         if name == "finetune":
@@ -174,7 +183,7 @@ def demo(
         if not finetune(load_config(FinetuneConfig, find_named("demo/finetune"), settings)):
             return None
 
-    begin(f"both classifiers, and what the pre-training finds hard, on {scale.held_out} new videos")
+    begin(f"evaluating classifiers and predicted losses on {scale.held_out} new videos")
     report = measure_videos(runs["pretrain"], [str(held_out)], most=_MOST_MEASURED)
     assert report.coverage is not None
     views = EvaluateConfig(
@@ -189,20 +198,22 @@ def demo(
     )
     manifest = read_manifest(held_out)
     shown = [manifest.path(index) for index in range(scale.pictures)]
-    begin("pages")
-    _, results = visualize(
-        runs["pretrain"], shown, folder / "pictures", formats=("png",), device=device
-    )
+    begin("writing pages")
+    _, results = visualize(runs["pretrain"], shown, folder / "pictures", formats=(), device=device)
     visualize_training(runs["pretrain"], shown[:1], folder / "pictures", device=device)
     rows = [
-        ("top-1 fine-tuned from the pre-training", f"{tuned:.3f}", "chance .125"),
-        ("top-1 from scratch, same budget and labels", f"{scratch:.3f}", "chance .125"),
-        ("gain in points", f"{100 * (tuned - scratch):+.1f}", "0"),
-        ("rank accuracy on held-out clips", f"{report.rank_accuracy:.3f}", "chance .5"),
-        ("Spearman, predicted and measured loss of tubes", f"{report.spearman:.3f}", "chance 0"),
+        ("top-1 fine-tuned from the pre-training", f"{tuned:.3f}", "chance 0.125"),
+        ("top-1 from scratch, same budget and labels", f"{scratch:.3f}", "chance 0.125"),
+        ("gain in points", f"{100 * (tuned - scratch):+.1f}", "no gain 0"),
+        ("rank accuracy on held-out clips", number(report.rank_accuracy, ".2f"), "chance 0.5"),
+        (
+            "Spearman, predicted and measured loss of tubes",
+            number(report.spearman, ".2f"),
+            "chance 0",
+        ),
         ("moving object in the hardest quarter", f"{report.coverage:.2f} x", "random tubes 1 x"),
     ]
-    write_page(folder, rows, runs, results, minutes=begin.minutes)
+    write_page(folder, rows, runs, results, minutes=begin.minutes, is_quick=quick)
     return rows
 
 
@@ -213,18 +224,16 @@ def write_page(
     results: Sequence[Result],
     *,
     minutes: float,
+    is_quick: bool = False,
 ) -> None:
     """Write index.html: figures, curves and pictures, with links to the viewer's pages in
     ``pictures`` within the same folder, and to whatever else of `_LINKS` is there."""
     from hpm_video.runtime.files import write_atomically
-    from hpm_video.runtime.pages import address, page
+    from hpm_video.runtime.pages import page
+    from hpm_video.visualize.verdict import RULE
 
     pictures = [
-        (
-            result.page.stem,
-            result.link,
-            address(result.page.with_suffix(".png").read_bytes(), "png"),
-        )
+        (result.name, result.link, result.thumbnail, result.verdict, result.spearman)
         for result in results
         if result.page is not None
     ]
@@ -233,6 +242,8 @@ def write_page(
         "demo.html",
         title="hpm_video demo",
         minutes=minutes,
+        is_quick=is_quick,
+        rule=RULE if any(verdict for *_, verdict, _ in pictures) else "",
         rows=rows,
         curves=_curves(runs),
         pictures=pictures,

@@ -16,7 +16,8 @@ def run(arguments: argparse.Namespace) -> int:
     from hpm_video.train.admission import read_settings, read_videos
 
     # Reject mistakes before the slow import of PyTorch
-    manifest = read_videos(read_settings(FinetuneConfig, file, arguments.settings))
+    settings = read_settings(FinetuneConfig, file, arguments.settings)
+    manifest = read_videos(settings, recipe=file)
     from hpm_video.cli.next_steps import say_end
     from hpm_video.train.finetune import finetune
     from hpm_video.train.run.known_settings import load_finetune_config

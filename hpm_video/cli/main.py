@@ -3,21 +3,18 @@
 Exit code 0: done. 1: failed or stopped early. 2: wrong input, explained in one line.
 """
 
-import argparse
+# Only what is there already: an interrupt during these imports would end in a traceback
 import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hpm_video.cli.options import Parser, check_there, parse
-from hpm_video.cli.terminal import lasting_output, say_failure, tell_torchrun
-from hpm_video.cli.version import ShowVersion
-from hpm_video.runtime.host_memory import keep_freed_memory
+if TYPE_CHECKING:
+    from types import TracebackType
 
 JOBS = {
-    "start": "a folder of your videos -> lists, a check, settings that suit them, next commands",
+    "start": "prepare a folder of your videos: lists, a check, suitable settings, next commands",
     "pretrain": "pre-train a model on unlabelled videos",
     "finetune": "fine-tune a classifier on labelled videos",
     "evaluate": "evaluate a fine-tuned classifier: figures, predictions, a page",
@@ -37,10 +34,30 @@ JOBS = {
 _ON_CLUSTERS = ("submit", "jobs")  # commands whose modules are in `hpm_video.slurm`
 
 
-@lasting_output()
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one job; returns its exit code."""
     words = sys.argv[1:] if argv is None else argv
+    try:
+        from hpm_video.cli.terminal import lasting_output
+
+        with lasting_output():
+            return _run(words)
+    except KeyboardInterrupt:
+        from hpm_video.cli.terminal import lasting_output, say_failure
+
+        with lasting_output():
+            say_failure(words[0] if words else "", "interrupted")
+        return 1
+
+
+def _run(words: Sequence[str]) -> int:
+    import argparse
+
+    from hpm_video.cli.options import Parser, check_there, parse
+    from hpm_video.cli.terminal import say_failure, tell_torchrun
+    from hpm_video.cli.version import ShowVersion
+    from hpm_video.runtime.host_memory import keep_freed_memory
+
     # OpenMP threads of PyTorch spin while they wait for each other. If loader workers share their
     # cores, a training step becomes several times slower. OpenMP reads this when it is imported.
     os.environ.setdefault("GOMP_SPINCOUNT", "1000")
@@ -86,9 +103,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         say_failure(words[0], error)
         return 1
-    except KeyboardInterrupt:
-        say_failure(words[0], "interrupted")
-        return 1
 
 
 def command_of(job: str) -> Any:
@@ -96,7 +110,7 @@ def command_of(job: str) -> Any:
     return import_module(f"hpm_video.{'slurm' if job in _ON_CLUSTERS else 'cli'}.{job}")
 
 
-def _is_ours(trace: TracebackType | None) -> bool:
+def _is_ours(trace: "TracebackType | None") -> bool:
     """True if a line of this package raised the error: the user can correct it.
 
     An error raised inside a library is a bug of ours and keeps its traceback.

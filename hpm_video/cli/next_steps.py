@@ -71,7 +71,7 @@ def _after_pretraining(
     pictures = ["visualize", folder, video, "-o"]
     yield [*pictures, f"{folder}/pictures"], "a page of what the model finds hard"
     through = [*pictures, f"{folder}/through_training", "--through-training"]
-    yield through, "the same through the checkpoints of the run"
+    yield through, "the same page through the checkpoints of the run"
     if (beside := _made_with(recipe, folder)) is not None:
         yield ["finetune", beside], "a classifier"
         return
@@ -86,9 +86,9 @@ def _after_pretraining(
         *(f"model.init={folder}", f"run.output_dir={folder}_finetuned"),
     ]
     how = (
-        "add data.val_manifest=LIST to judge it"
+        "add data.val_manifest=LIST to evaluate it"
         if is_labelled
-        else "`hpm-video data list --folder` makes LABELLED.csv of a folder per class"
+        else "`hpm-video data list --folder` makes LABELLED.csv from one folder per class"
     )
     yield command, f"a classifier; {how}"
 
@@ -107,13 +107,13 @@ def _after_finetuning(
 ) -> Iterator[tuple[list[str], str]]:
     folder, init = str(config.run.output_dir), config.model.init
     judged = [] if config.data.val_manifest else ["--manifest", *config.data.manifest]
-    on = "" if config.data.val_manifest else "; name a list that it did not learn from"
+    on = "" if config.data.val_manifest else "; better: a list that it was not trained on"
     yield ["evaluate", folder, *judged], f"figures, predictions and a page{on}"
     video = manifest.path(0)
     yield ["predict", folder, video, "-o", f"{folder}/classes.csv"], "classes of any videos"
     if init is not None and (Path(init) / "config.yaml").is_file():
         pictures = ["visualize", init, video, "--classifier", folder, "-o", f"{folder}/pictures"]
-        yield pictures, "what is hard, beside what the classifier looks at"
+        yield pictures, "what is hard, beside what the classifier attends to"
 
 
 def _recipe(recipe: str, config: PretrainConfig, manifest: Manifest) -> list[str]:

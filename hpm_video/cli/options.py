@@ -99,7 +99,7 @@ def lists_or_stored(
     for path in stored:
         if not list_exists(path):
             raise FileNotFoundError(
-                f"{setting} of the checkpoint ({path}) does not exist: name a list by {option}"
+                f"{setting} of the checkpoint ({path}) does not exist: name a list with {option}"
             )
     return list(stored)
 
@@ -251,7 +251,7 @@ def _refuse_words(
     said = f"unrecognized arguments: {' '.join(rest)}"
     option = next((word.partition("=")[0] for word in rest if word.startswith("-")), "")
     if "." in option:
-        parser.error(f"{said}: settings have no dashes: {option.lstrip('-')}=VALUE")
+        parser.error(f"{said}: settings have no leading dashes: {option.lstrip('-')}=VALUE")
     close = difflib.get_close_matches(option, list(_options(parser, words)), n=1)
     parser.error(said + (f": did you mean {close[0]}?" if close else ""))
 

@@ -17,7 +17,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     # Reject mistakes before the slow import of PyTorch
     config = read_settings(PretrainConfig, file, arguments.settings)
-    manifest = read_videos(config)
+    manifest = read_videos(config, recipe=file)
     from hpm_video.cli.next_steps import say_end
     from hpm_video.train.pretrain import pretrain
 

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kind", nargs="+", default=[], metavar=kinds, help=text)
     text = "settings to start from: name of a recipe, or a YAML file"
     parser.add_argument("--recipe", dest="config", metavar="RECIPE", help=text)
-    text = "JSON file for the results; an existing file gets more rows, and all are shown"
+    text = "JSON file for the results; rows are added to an existing file, and all are shown"
     parser.add_argument("-o", "--output", metavar="FILE", help=text)
     text = "folder for a run whose classifier is the encoder with the linear probe"
     parser.add_argument("--keep", metavar="FOLDER", help=text)
@@ -78,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
         f"precision {report.precision}"
     )
     if keep is not None:
-        print(f"kept, as a classifier: {keep}")
+        print(f"kept as a classifier: {keep}")
     if output is not None:
         rows = rows_of(arguments.checkpoint, report, lists, config)
         print("", *table(write_rows(output, before, rows)), str(output), sep="\n")

@@ -29,12 +29,12 @@ def run(arguments: argparse.Namespace) -> int:
     for words in upload.missing:
         print(f"missing: {words}")
     if arguments.dry_run:
-        print("dry run: nothing was sent")
+        print("dry run: nothing was uploaded")
         return 0
     if not has_token():
         raise ValueError(
-            "nothing was sent, as there is no token: `hf auth login`, or set HF_TOKEN; --dry-run "
-            "needs none"
+            "nothing was uploaded, as there is no token: run `hf auth login` or set HF_TOKEN "
+            "(--dry-run needs no token)"
         )
     print(push(upload, repo, is_private=is_private, message=arguments.message))
     return 0

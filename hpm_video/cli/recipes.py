@@ -12,7 +12,7 @@ _WIDTHS = (26, 20, 22)  # columns name, hardware, hours; the expected result get
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    text = "recipe to print, to copy and change it; FOLDER/NAME if several commands have one"
+    text = "recipe to print, for copying; FOLDER/NAME if several commands have one of that name"
     parser.add_argument("name", nargs="?", metavar="NAME", help=text)
 
 
@@ -28,7 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
             facts = map(_first_sentence, (recipe.hardware, recipe.hours, recipe.expected))
             print(_row(recipe.name, *facts))
         print()
-    print("`hpm-video recipes NAME` prints a recipe whole: what it is, its command, its settings.")
+    print("`hpm-video recipes NAME` prints a whole recipe: description, command and settings.")
     print(f"The files are in {FOLDER}")
     return 0
 

@@ -32,18 +32,18 @@ _UNFINISHED = ".hpm-video-start"  # marks the folder of an unfinished start
 _MICRO_BATCH = 8  # clips per timed step on a CPU
 _SHOWN_VIDEOS = 2  # videos named in the suggested commands
 _UNCERTAIN = (
-    "Accuracy is not promised. On 316 clips of 8 hand signs a similar model read .81 ± .03 "
+    "Accuracy is not guaranteed. On 316 clips of 8 hand signs a similar model reached .81 ± .03 "
     "pre-trained and .77 ± .05 from scratch, no significant difference (docs/results.md)."
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = (
-        "a folder with a folder of videos per class, or of videos only; or with such folders for "
-        "train, val and test; or a list of videos, or a tar. Nothing is written into it"
+        "folder with a subfolder of videos per class, or with videos only; or with such folders "
+        "named train, val and test; or a list of videos, or a tar. Nothing is written into it"
     )
     parser.add_argument("folder", metavar="FOLDER", help=text)
-    add_output_dir(parser, "a new folder for lists, settings and runs (default: hpm_NAME)")
+    add_output_dir(parser, "new folder for lists, settings and runs (default: hpm_NAME)")
     text = "folder or list to evaluate on (default: a val or test folder, else --held-out)"
     parser.add_argument("--val", metavar="FOLDER", help=text)
     text = "share of each class to hold out if there are no val videos (default %(default)s)"
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", choices=("frames", "stills"), help=text)
     text = "limit of each training in hours; cuts epochs that would exceed it (default 12)"
     parser.add_argument("--hours", type=float, default=12.0, metavar="H", help=text)
-    text = "decode every video completely in the check, instead of some places of it"
+    text = "decode every video completely in the check, instead of only parts of it"
     parser.add_argument("--full-check", action="store_true", help=text)
     add_root(parser, "folder where relative paths of a list start")
     add_device(parser)
@@ -121,7 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
         labelled = _videos_of(lists["labelled"])
         chosen.append(choose_finetuning(labelled, computer, chosen[0]))
         _set_places(chosen[1], lists, place, "finetuned", arguments.device)
-    print("timing some steps", flush=True)
+    print("timing a few steps", flush=True)
     _time(chosen, device, most_hours=arguments.hours)
     commands = list(_commands(lists, place, chosen))
     for one in chosen:
@@ -148,7 +148,7 @@ def _new_place(arguments: argparse.Namespace) -> Place:
         raise FileNotFoundError(f"{source} does not exist (expected a folder or list of videos)")
     if is_video_name(source) and os.path.isfile(source):
         raise ValueError(
-            f"FOLDER ({source}) must be a folder or list of videos, not one: hpm-video start "
+            f"FOLDER ({source}) must be a folder or list of videos, not a video: hpm-video start "
             f"{shlex.quote(os.path.dirname(source) or '.')}"
         )
     if not 0 <= arguments.held_out < 1:
@@ -160,11 +160,12 @@ def _new_place(arguments: argparse.Namespace) -> Place:
     plain = re.sub(r"[^\w.-]+", "_", name).strip("_") or "videos"  # easy to type
     folder = Path(output or f"hpm_{plain}")
     if not os.path.abspath(folder).isprintable():
-        raise ValueError(f"output_dir ({folder}) must be text: add -o DIR, with another name")
+        rule = "must be printable text: add -o DIR with another name"
+        raise ValueError(f"output_dir ({folder}) {rule}")
     if is_folder and Path(source).resolve() in (folder.resolve(), *folder.resolve().parents):
         other = os.path.join(os.path.dirname(os.path.abspath(source)), folder.name)
         raise ValueError(
-            f"output_dir ({folder}) must lie outside of {source}, which nothing is written to: "
+            f"output_dir ({folder}) must lie outside of {source}, where nothing is written: "
             f"add -o {shlex.quote(os.path.relpath(other))}"
         )
     marker = folder / _UNFINISHED
@@ -212,7 +213,12 @@ def _check(lists: dict[str, Path], place: Place, *, full: bool, num_workers: int
         check_manifest(file, quick=not full, num_workers=num_workers)
     file = place.folder / "classes.txt"
     classes = read_classes(file).names if file.is_file() else ()
-    report = make_report((row for file in lists.values() for row in rows_of(file)), classes=classes)
+    commands = (
+        shlex.join(["hpm-video", "data", "check", place.inside(file.name)])
+        for file in lists.values()
+    )
+    rows = (row for file in lists.values() for row in rows_of(file))
+    report = make_report(rows, classes=classes, full_check="" if full else " && ".join(commands))
     page = place.folder / "check.html"
     write_atomically(page, [report_page(report, title=place.folder.name)])
     print(report_text(report, page=str(page), figures=False))
@@ -228,8 +234,8 @@ def _drop_useless(lists: dict[str, Path]) -> Iterator[str]:
         rows = _readable(file := lists[name])
         labelled = list(filter(label_of, rows)) if has_classes else rows
         if not labelled:
-            lacks = "with a label" if rows else "that can be read"
-            yield f"{lists.pop(name)} has no video {lacks}: it is not used"
+            lacks = "readable video with a label" if rows else "readable video"
+            yield f"{lists.pop(name)} has no {lacks}: it is not used"
         elif len(labelled) < len(rows):
             yield f"{file}: {len(rows) - len(labelled)} videos without a label are left out"
             write_part(file, labelled, FrameIndex(index_beside(file)))
@@ -274,9 +280,7 @@ def _labelled(train: Path, notes: list[str]) -> Path:
     labelled = [row for row in rows if label_of(row)]
     if len(labelled) == len(rows):
         return train
-    notes.append(
-        f"{len(rows) - len(labelled)} videos without a label: pre-training alone uses them"
-    )
+    notes.append(f"{len(rows) - len(labelled)} videos have no label: only pre-training uses them")
     write_part(output := train.with_name("labelled.csv"), labelled, FrameIndex(index_beside(train)))
     return output
 
@@ -289,7 +293,7 @@ def _videos_of(file: Path) -> Videos:
 
     rows = _readable(file)
     if not rows:
-        raise ValueError(f"{file} has no video that can be read: see the reasons above")
+        raise ValueError(f"{file} has no readable video: see the reasons above")
     report = make_report(rows)  # handles the lengths of parts
     labels = set(filter(None, map(label_of, rows)))
     rates = sorted(float(row["fps"]) for row in rows if row.get("fps"))
@@ -315,16 +319,16 @@ def _set_places(
 ) -> None:
     """Set input and output paths of a run, ahead of its other settings."""
     others, one.settings = one.settings, {}
-    why = "the run; the same command continues it"
+    why = "run folder; the same command continues the run"
     one.change("run.output_dir", place.absolute(folder), why)
     if device != "auto":
-        one.change("run.device", device, "as --device says")
+        one.change("run.device", device, "from --device")
     learnt = lists["train" if one.job == "pretrain" else "labelled"].name
-    one.change("data.manifest", [place.absolute(learnt)], "videos to learn from")
+    one.change("data.manifest", [place.absolute(learnt)], "videos to train on")
     if one.job == "finetune":
         if judged := next((lists[name] for name in ("val", "test") if name in lists), None):
-            one.change("data.val_manifest", [place.absolute(judged.name)], "videos to judge on")
-        why = "the pre-training, whose sizes of model and clips it takes. From scratch: see the top"
+            one.change("data.val_manifest", [place.absolute(judged.name)], "videos to evaluate on")
+        why = "the pre-training, which sets the sizes of model and clips. From scratch: see the top"
         one.change("model.init", place.absolute("pretrained"), why)
     one.settings |= others
 
@@ -370,15 +374,16 @@ def _commands(
     manifest = read_manifest([str(judged)], labels=False)
     shown = [manifest.path(index) for index in range(min(_SHOWN_VIDEOS, len(manifest)))]
     pretrained, finetuned = place.inside("pretrained"), place.inside("finetuned")
-    yield ["pretrain", place.inside("pretrain.yaml")], "the model, from videos without their labels"
+    yield ["pretrain", place.inside("pretrain.yaml")], "the model, trained without labels"
     if len(chosen) > 1:
         yield ["finetune", place.inside("finetune.yaml")], "a classifier from it"
         list_ = ["--manifest", place.inside(judged.name)]
-        on = "; of the videos it learnt from" if judged == learnt else ""
+        on = "; on the videos it was trained on" if judged == learnt else ""
         yield ["evaluate", finetuned, *list_], f"accuracy, confusions, a page{on}"
         table = ["-o", place.inside("classes.csv")]
-        yield ["predict", finetuned, *shown, *table], "classes of any videos or folders of them"
-    yield ["visualize", pretrained, *shown, "-o", place.inside("pictures")], "what it finds hard"
+        yield ["predict", finetuned, *shown, *table], "classes of any videos or folders"
+    pictures = ["-o", place.inside("pictures")]
+    yield ["visualize", pretrained, *shown, *pictures], "what the model finds hard"
 
 
 def _head(
@@ -394,8 +399,8 @@ def _head(
     job = {"pretrain": "Pre-training on", "finetune": "Fine-tuning on"}[one.job]
     command = next(words for words, _ in commands if words[0] == one.job)
     lines = [
-        f"{job} {one.num_videos:,} videos, by `hpm-video start` from the recipe {one.recipe} "
-        f"({one.why_recipe}).",
+        f"{job} {one.num_videos:,} videos, written by `hpm-video start` from the recipe "
+        f"{one.recipe} ({one.why_recipe}).",
         "",
         f"  {shlex.join(['hpm-video', *command])}",
         "",
@@ -403,12 +408,12 @@ def _head(
         f"Hours: about {hours_in_words(one.hours)} ({one.timed}).",
         f"Expected: {_UNCERTAIN}",
         "",
-        "The reason of each choice is above it. Change any here, or behind the command: "
-        f"optim.epochs=50. `hpm-video {one.job} --help` lists all settings.",
+        "The comment above each setting gives its reason. Change settings here, or add them to the "
+        f"command: optim.epochs=50. `hpm-video {one.job} --help` lists all settings.",
     ]
     if one.job == "finetune":
         lines += [
-            "Sizes of the model and of clips are those of the pre-training. To train from scratch "
+            "The sizes of the model and of clips come from the pre-training. To train from scratch "
             "with the same sizes, add:",
             "",
             f"  {' '.join(['model.init=null', *sizes])} run.output_dir=FOLDER",
@@ -432,8 +437,8 @@ def _summary(
     if videos.num_classes:
         said += f" of {videos.num_classes} classes"
     if videos.seconds is not None:
-        said += f", half of them under {videos.seconds[1]:.1f} s"
-    yield f"to learn from: {said}"
+        said += f", half of them shorter than {videos.seconds[1]:.1f} s"
+    yield f"to train on: {said}"
     for one in chosen:
         epochs = one["optim.epochs"]
         name = {"pretrain": "pre-training", "finetune": "fine-tuning"}[one.job]

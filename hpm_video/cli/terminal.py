@@ -71,7 +71,7 @@ def say_failure(job: str, words: Exception | str) -> None:
     """Print an error on one line, or one line per fault if there are several."""
     lines = [str(words)]
     if len(faults := getattr(words, "faults", ())) > 1:
-        lines = [f"{len(faults)} things are wrong:", *faults]
+        lines = [f"{len(faults)} errors:", *faults]
     first, *others = map(printable, lines)
     sys.stderr.write("\n  ".join([f"hpm-video {job}: {first}", *others]) + "\n")
     sys.stderr.flush()

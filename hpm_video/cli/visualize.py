@@ -102,7 +102,9 @@ def _of_clips(arguments: argparse.Namespace, *where: Any) -> int:
     for result in bad:
         print(f"unreadable: {result.name}: {result.error}", file=sys.stderr)
     if page is None:
-        print("hpm-video visualize: no video could be read: no page is written", file=sys.stderr)
+        print(
+            "hpm-video visualize: no video could be read, so no page was written", file=sys.stderr
+        )
         return 1
     print(page)
     return 1 if bad else 0
@@ -117,7 +119,7 @@ def _through_training(arguments: argparse.Namespace, *where: Any) -> int:
     for name, reason in history.bad:
         print(f"unreadable: {name}: {reason}", file=sys.stderr)
     if history.is_short:
-        print(f"note: so few checkpoints ({history.num_asked}) show no training: see the page")
+        print(f"note: too few checkpoints ({history.num_asked}) to show training: see the page")
     print(page)
     return 1 if history.bad or history.skipped else 0
 

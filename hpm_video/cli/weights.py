@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     words = "inspect|import|export|average|ema"
     jobs = parser.add_subparsers(dest="weights_job", required=True, metavar=words)
-    text = "say what a file of weights is, in any known format, and what it contains"
+    text = "identify a file of weights in any known format, and list what it contains"
     _add_source(jobs.add_parser("inspect", help=text, description=text))
     text = "convert weights of another project to a checkpoint; lists every tensor"
     importing = jobs.add_parser("import", help=text, description=text)
@@ -113,7 +113,7 @@ def _found(arguments: argparse.Namespace) -> Imported:
     if told and found.architecture is None:
         words = ", ".join(f"{name} ({value})" for name, value in told.items())
         raise ValueError(
-            f"{words} must not be given: {arguments.file} is one of hpm-video's own, which says so"
+            f"{words} must be left out: {arguments.file} is from hpm-video, and states them itself"
         )
     return found
 
@@ -158,7 +158,7 @@ def _average(arguments: argparse.Namespace) -> list[str]:
 
     check_output(arguments.output)
     state = average_checkpoints(arguments.run, first=arguments.first, last=arguments.last)
-    print(f"mean of the steps {', '.join(map(str, state['averaged']))}")
+    print(f"average of steps {', '.join(map(str, state['averaged']))}")
     return write_output(state, arguments.output, to="checkpoint")
 
 

@@ -49,12 +49,13 @@ class GridConfig:
 
     def __post_init__(self) -> None:
         all_at_least("probe.grid.", self, blocks=1, heads=1, epochs=1, batch_size=1)
-        for name, low in (("lrs", "above"), ("weight_decays", "of at least")):
+        for name, low in (("lrs", "above"), ("weight_decays", "at least")):
             values = getattr(self, name)
             usable = all(0 <= v < math.inf and (v > 0 or name != "lrs") for v in values)
             if not values or not usable or len(set(values)) < len(values):
                 raise ValueError(
-                    f"probe.grid.{name} ({values}) must be different numbers {low} 0, at least one"
+                    f"probe.grid.{name} ({values}) must be one or more different numbers, each "
+                    f"{low} 0"
                 )
         if not 0 < self.memory_gb < math.inf:
             raise ValueError(f"probe.grid.memory_gb ({self.memory_gb}) must be a number above 0")
@@ -65,7 +66,7 @@ class ProbeConfig:
     num_clips: int = setting(1, "clips per video, spread over time")
     num_crops: int = setting(1, "crops per clip")
     train_crops: int | None = setting(
-        None, "crops per clip of the training list; null: as num_crops"
+        None, "crops per clip of the training list; null: same as num_crops"
     )
     batch_size: int = setting(8, "videos to encode at a time")
     cells: tuple[int, int, int] = setting(
@@ -85,7 +86,7 @@ class ProbeConfig:
     attentive_lr: float = setting(1e-3, "learning rate of AdamW for the attentive probe")
     most_token_gb: float = setting(
         16.0,
-        "most GB of memory for the tokens, or cells, of all videos; with probe.cache, GB of disk",
+        "limit in GB of memory for the tokens, or cells, of all videos; with probe.cache, of disk",
     )
     cache: str | None = setting(
         None, "folder for tokens, on disk instead of in memory; later probes read it again"
@@ -98,8 +99,8 @@ class ProbeConfig:
         all_at_least("probe.", self, knn_neighbours=1, linear_epochs=1, attentive_epochs=1)
         if len(self.cells) != 3 or min(self.cells) < 1:
             raise ValueError(
-                f"probe.cells ({list(self.cells)}) must be three numbers from 1, of cells along "
-                "time, height and width"
+                f"probe.cells ({list(self.cells)}) must be three whole numbers of at least 1: "
+                "cells along time, height and width"
             )
         for name in ("knn_temperature", "attentive_lr", "most_token_gb"):
             value = getattr(self, name)
@@ -118,7 +119,8 @@ class PretrainProbeConfig(ProbeConfig):
         check_probe_kinds("probe.kinds", self.kinds)
         if self.cache is not None:
             raise ValueError(
-                f"probe.cache ({self.cache}) must be left out in pre-training: the encoder changes"
+                f"probe.cache ({self.cache}) must be left out in pre-training: cached tokens would "
+                "be outdated, as the encoder changes"
             )
 
 
@@ -163,7 +165,7 @@ class ClipConfig:
             long, short = getattr(data, length), getattr(model, size)
             if given and long % short:
                 raise ValueError(
-                    f"clip.{length} ({long}) must be a multiple of the tokens' {size} ({short})"
+                    f"clip.{length} ({long}) must be a multiple of the model's {size} ({short})"
                 )
         return data, model
 
@@ -179,13 +181,14 @@ class FrozenEncoderConfig:
     )
     std: list[float] | None = setting(
         None,
-        "three deviations to divide pixels by, after the means; null: as in the model's folder",
+        "three standard deviations to divide pixels by, after the means; null: as in the model's "
+        "folder",
     )
 
     def __post_init__(self) -> None:
         if not self.layers or len(set(self.layers)) < len(self.layers):
             raise ValueError(
-                f"encoder.layers ({self.layers}) must name blocks, at least one, each once"
+                f"encoder.layers ({self.layers}) must name one or more blocks, each once"
             )
         if (self.mean is None) != (self.std is None):
             raise ValueError(
@@ -232,9 +235,9 @@ class EvaluationConfig:
     batch_size: int = setting(8, "videos to evaluate at a time")
     threshold: float | None = setting(
         None,
-        "lowest score with which a video has a class, for several labels per video; null: for "
-        "each class the threshold of the best F1 on data.val_manifest, which the checkpoint "
-        "keeps, else 0.5",
+        "lowest score with which a video has a class, for several labels per video; null: the "
+        "threshold of each class with the best F1 on data.val_manifest, stored in the "
+        "checkpoint, else 0.5",
     )
 
     def __post_init__(self) -> None:

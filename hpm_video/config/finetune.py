@@ -46,20 +46,19 @@ class ClassifierConfig(EncoderConfig):
         "encoder's own norm, as in pre-training",
     )
     head_float32: bool = setting(
-        False, "compute the last layer in float32 at any precision, as in probes that were kept"
+        False, "compute the last layer in float32 at any precision, as probe --keep does"
     )
     freeze: int | str = setting(
         "none",
-        "what does not learn: none, embeddings, a number n (embeddings and the first n "
-        "blocks) or encoder (all but the head and its norm)",
+        "what to freeze: none, embeddings, a number n (embeddings and the first n blocks) or "
+        "encoder (all but the head and its norm)",
     )
     lora_rank: int = setting(
         0,
-        "rank of adapters (LoRA) beside layers of the encoder, which learns nothing else; 0: "
-        "no adapters",
+        "rank of LoRA adapters in the encoder, whose own weights are then frozen; 0: no adapters",
     )
     lora_alpha: int = setting(
-        16, "scale of the adapters: their output counts lora_alpha / lora_rank times"
+        16, "scale of the adapters: their output is multiplied by lora_alpha / lora_rank"
     )
     lora_targets: list[str] = setting(
         [], f"layers of a block that get adapters: {', '.join(LORA_TARGETS)}; []: all of them"
@@ -79,19 +78,19 @@ class ClassifierConfig(EncoderConfig):
             if (value := getattr(self, name)) != default:
                 raise ValueError(
                     f"model.{name} ({value}) must be {str(default).lower()} with "
-                    f"model.name={self.name}: it is of VideoMAE's encoder"
+                    f"model.name={self.name}: it applies to VideoMAE's encoder only"
                 )
         usual = EncoderConfig()
         for item in fields(EncoderConfig):
             if getattr(self, item.name) != getattr(usual, item.name):
                 raise ValueError(
                     f"model.{item.name} ({getattr(self, item.name)}) must be left out with "
-                    f"model.name={self.name}: it is of VideoMAE's encoder"
+                    f"model.name={self.name}: it applies to VideoMAE's encoder only"
                 )
         if self.drop_path and not self.name.startswith("mvit"):
             raise ValueError(
                 f"model.drop_path ({self.drop_path}) must be 0 or null with "
-                f"model.name={self.name}: it has no stochastic depth"
+                f"model.name={self.name}: this model has no stochastic depth"
             )
 
     def _check_what_learns(self) -> None:
@@ -99,19 +98,19 @@ class ClassifierConfig(EncoderConfig):
         is_number = type(freeze) is int and freeze >= 1
         if not is_number and freeze not in ("none", "embeddings", "encoder"):
             raise ValueError(
-                f"model.freeze ({freeze}) must be none, embeddings, encoder or a number of blocks "
-                "of at least 1"
+                f"model.freeze ({freeze}) must be none, embeddings, encoder or a number of blocks, "
+                "1 or more"
             )
         all_at_least("model.", self, lora_rank=0, lora_alpha=1)
         if set(targets) - {*LORA_TARGETS} or len({*targets}) < len(targets):
             raise ValueError(
-                f"model.lora_targets ({', '.join(targets)}) must be of "
+                f"model.lora_targets ({', '.join(targets)}) must be chosen from "
                 f"{', '.join(LORA_TARGETS)}, each once"
             )
         if self.lora_rank and freeze == "encoder":
             raise ValueError(
                 f"model.freeze (encoder) must be none, embeddings or a number of blocks with "
-                f"model.lora_rank ({self.lora_rank}): adapters are in the blocks that it leaves"
+                f"model.lora_rank ({self.lora_rank}): adapters go into blocks that are not frozen"
             )
 
 
@@ -150,13 +149,11 @@ class AugmentConfig:
 class MixingConfig:
     mixup: float = setting(
         0.8,
-        "mixup of two videos: the a of the Beta(a, a) from which their shares are drawn; 0: "
-        "no mixup",
+        "mixup of two videos: a of the Beta(a, a) distribution of their shares; 0: no mixup",
     )
     cutmix: float = setting(
         1.0,
-        "cutmix of two videos: the a of the Beta(a, a) from which the box's share is drawn; "
-        "0: no cutmix",
+        "cutmix of two videos: a of the Beta(a, a) distribution of the box's share; 0: no cutmix",
     )
     switch: float = setting(
         0.5, "share of the pairs that get cutmix, if mixup and cutmix are both on"
@@ -177,11 +174,11 @@ class FinetuneEvaluationConfig(EvaluationConfig):
     every_epochs: int = setting(0, "epochs between evaluations; 0: only at the end")
     best_by: BestBy = setting(
         "auto",
-        "figure that chooses best.pt, the later of equals; auto: top1, or mean_ap with "
-        "several labels; in runs of older versions first_top1, the earlier of equals",
+        "figure that chooses best.pt; the later evaluation wins ties; auto: top1, or mean_ap with "
+        "several labels; in runs of older versions first_top1, where the earlier wins ties",
     )
     patience: int = setting(
-        0, "evaluations in a row without a better best_by after which the run ends; 0: never"
+        0, "consecutive evaluations without a better best_by after which the run ends; 0: never"
     )
 
     def __post_init__(self) -> None:
@@ -244,25 +241,25 @@ class FinetuneConfig:
         at_once = self.data.batch_size
         if self.mixing.is_on and isinstance(at_once, int) and at_once % 2:
             raise ValueError(
-                f"data.batch_size ({at_once}) must be even: pairs of videos are mixed "
-                "(mixing.mixup=0 mixing.cutmix=0: not)"
+                f"data.batch_size ({at_once}) must be even, as videos are mixed in pairs: change "
+                "it, or turn mixing off with mixing.mixup=0 mixing.cutmix=0"
             )
         if self.evaluation.patience and not self.data.val_manifest:
             raise ValueError(
                 f"evaluation.patience ({self.evaluation.patience}) must be 0 without "
-                "data.val_manifest: name the list to evaluate on"
+                "data.val_manifest, the lists to evaluate on"
             )
         if self.data.crop_on == "device" and max(self.augment.num_operations, self.augment.erasing):
             raise ValueError(
                 "data.crop_on (device) must be workers while augment.num_operations "
                 f"({self.augment.num_operations}) or augment.erasing ({self.augment.erasing}) is "
-                "above 0: these work on crops"
+                "above 0: both change crops in the workers"
             )
         self._check_labels()
         if self.model.name != "videomae" and self.optim.layer_decay not in (None, 1):
             raise ValueError(
                 f"optim.layer_decay ({self.optim.layer_decay}) must be 1 or null with "
-                f"model.name={self.model.name}: its layers all learn at one rate"
+                f"model.name={self.model.name}: all its layers have the same learning rate"
             )
 
     def _check_labels(self) -> None:
@@ -270,18 +267,18 @@ class FinetuneConfig:
         several, evaluation = self.data.labels.are_several, self.evaluation
         if not several and evaluation.threshold is not None:
             raise ValueError(
-                f"evaluation.threshold ({evaluation.threshold}) must be left out where videos have "
-                "one label: it is for several (data.labels.separator or data.labels.columns)"
+                f"evaluation.threshold ({evaluation.threshold}) must be left out for videos with "
+                "one label: it needs data.labels.separator or data.labels.columns"
             )
-        rule = "must be mean_ap, loss or auto where videos have several labels"
+        rule = "must be mean_ap, loss or auto for videos with several labels"
         wrong = evaluation.best_by not in ("auto", "mean_ap", "loss")
         if not several:
-            rule = "must be another figure, such as top1, where videos have one label"
+            rule = "must be another figure, such as top1, for videos with one label"
             wrong = evaluation.best_by == "mean_ap"
         if wrong:
             raise ValueError(f"evaluation.best_by ({evaluation.best_by}) {rule}")
         if several and self.optim.class_balance != "none":
             raise ValueError(
-                f"optim.class_balance ({self.optim.class_balance}) must be none where videos have "
+                f"optim.class_balance ({self.optim.class_balance}) must be none for videos with "
                 "several labels"
             )

@@ -6,7 +6,8 @@ from typing import Any
 
 def at_least(name: str, value: float | None, low: float) -> None:
     if value is not None and not low <= value < math.inf:  # in this form NaN fails too
-        raise ValueError(f"{name} ({value}) must be a number of at least {low}")
+        finite = "" if value < low else "finite and "  # NaN and inf
+        raise ValueError(f"{name} ({value}) must be {finite}at least {low}")
 
 
 def all_at_least(group: str, settings: Any, **lows: float) -> None:
@@ -23,3 +24,12 @@ def below_one(name: str, value: float | None) -> None:
 def between(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
         raise ValueError(f"{name} ({value}) must be in [{low}, {high}]")
+
+
+def multiple(name: str, value: int, of_name: str, of: int) -> None:
+    """The message proposes the nearest multiple."""
+    if value % of:
+        nearest = max(1, round(value / of)) * of
+        raise ValueError(
+            f"{name} ({value}) must be a multiple of {of_name} ({of}); try {name}={nearest}"
+        )

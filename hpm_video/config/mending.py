@@ -7,7 +7,7 @@ limits of its rule.
 
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -15,52 +15,61 @@ from omegaconf.errors import OmegaConfBaseException
 
 from hpm_video.config.schema import as_yaml
 
+Check = Callable[[Any], None]  # raises ValueError for a config with a fault
+
 _MOST_FAULTS = 30
 _KEY = r"[a-z]\w*(?:\.\w+)+"
 _ABOUT = re.compile(rf"({_KEY}) \(")  # start of a fault message
 _NOT_THERE = object()
 
 
-def mended(layers: Sequence[Any], faults: list[str]) -> Any:
+def mended(layers: Sequence[Any], faults: list[str], check: Check) -> Any:
     """Merge layers of settings, the schema first; later ones override.
 
-    Faults that the checks find are added to ``faults`` and replaced by valid values. Returns None
-    if no valid value is known for one.
+    Faults that the config's own checks and ``check`` find are added to ``faults`` and replaced by
+    valid values. Returns None if no valid value is known for one.
     """
     layers = list(layers)
     while True:
         whole = OmegaConf.merge(*layers)
-        config, refusal = _built(whole)
+        config, refusal = _built(whole, check)
         if refusal is None:
             return config
-        found = _what_would_do(layers, whole, refusal) if len(faults) < _MOST_FAULTS else None
+        found = (
+            _what_would_do(layers, whole, refusal, check) if len(faults) < _MOST_FAULTS else None
+        )
         if found is None:
             faults.append(refusal)
             return None
         key, value = found
         word = f"{key}={value}"
-        faults.append(refusal if word in refusal else f"{refusal}: {shlex.quote(word)} would do")
+        faults.append(refusal if word in refusal else f"{refusal}; try {shlex.quote(word)}")
         layers.append(OmegaConf.from_dotlist([word]))
 
 
-def _built(whole: Any) -> tuple[Any, str | None]:
+def _built(whole: Any, check: Check) -> tuple[Any, str | None]:
     """The config, or the fault that its checks report."""
     try:
-        return OmegaConf.to_object(whole), None
+        config = OmegaConf.to_object(whole)
+        check(config)
     except OmegaConfBaseException:  # raised first, since some are ValueErrors too
         raise
     except ValueError as error:
         return None, str(error)
+    return config, None
 
 
-def _what_would_do(layers: Sequence[Any], whole: Any, refusal: str) -> tuple[str, str] | None:
+def _what_would_do(
+    layers: Sequence[Any], whole: Any, refusal: str, check: Check
+) -> tuple[str, str] | None:
     """A setting and value, as typed, that remove the fault and cause no similar one."""
     about = _ABOUT.match(refusal)
     for key, value in _candidates(layers, refusal, about[1] if about else None):
         if _value(whole, key) is _NOT_THERE:
             continue
         try:
-            _, left = _built(OmegaConf.merge(whole, OmegaConf.from_dotlist([f"{key}={value}"])))
+            changed = OmegaConf.merge(whole, OmegaConf.from_dotlist([f"{key}={value}"]))
+            _, left = _built(changed, check)
         except (OmegaConfBaseException, ValueError):  # wrong type for the setting
             continue
         again = None if left is None else _ABOUT.match(left)

@@ -44,19 +44,20 @@ FROM_INIT = ("model.size", "model.depth", "data.num_frames", "data.crop_size")
 _WHY = {
     "data.crop": "no squeezed crops, as in pre-training",
     "data.decoder": "reads most formats, and is the fastest on small files",
-    "data.batch_size": "videos at a time; those of a step are made of such parts",
-    "data.crop_size": "side of a clip in pixels; time grows with its square",
-    "data.num_frames": "frames of a clip; time grows with them",
+    "data.batch_size": "videos per micro-batch; a step consists of one or more",
+    "data.crop_size": "height and width of a clip in pixels; time grows with their square",
+    "data.num_frames": "frames per clip; time grows with their number",
     "model.size": "larger models need more videos and more time",
-    "model.depth": "blocks: half of the size's, for speed",
+    "model.depth": "blocks of the encoder: half as many as usual for the size, for speed",
     "model.decoder_width": "as wide as the encoder",
     "model.decoder_depth": "one block, for speed",
-    "masking.mask_ratio": "with few tokens a frame, 0.9 would leave too little to guess from",
-    "masking.hard_ratio_end": "share of the masks that is mined at the end. 0: random masks; a "
-    "step takes a quarter less compute. Accuracy did not differ significantly: docs/results.md",
-    "teacher.token_ratio": "with mining: a tenth of so few tokens would show too little",
-    "teacher.momentum_start": "with mining: the teacher follows fast enough for a short run",
-    "teacher.momentum_end": "with mining: the same at the end",
+    "masking.mask_ratio": "with so few tokens per frame, 0.9 would leave too little context",
+    "masking.hard_ratio_end": "share of the mask that mining chooses at the end of the run. 0: "
+    "random masks, and a step takes a quarter less compute. Accuracy did not differ significantly: "
+    "docs/results.md",
+    "teacher.token_ratio": "with mining: 0.1 of so few tokens would show the teacher too little",
+    "teacher.momentum_start": "with mining: makes the teacher follow fast enough for a short run",
+    "teacher.momentum_end": "with mining: the same, at the end of the run",
     "loss.prediction_weight": "as in the runs of docs/results.md",
     "optim.base_lr": "learning rate at 256 videos per step; the rate in use is proportional to the "
     "videos per step",
@@ -64,8 +65,8 @@ _WHY = {
     "augment.erasing": "no erased rectangles, as in the runs of docs/results.md",
     "mixing.mixup": "no blended clips, as in the runs of docs/results.md",
     "mixing.cutmix": "no pasted boxes, as in the runs of docs/results.md",
-    "evaluation.batch_size": "clips at a time",
-    "run.checkpoint_every_minutes": "what an interruption costs at most",
+    "evaluation.batch_size": "videos to evaluate at a time",
+    "run.checkpoint_every_minutes": "most minutes of training that an interruption can lose",
 }
 
 
@@ -150,11 +151,13 @@ def choose_pretraining(videos: Videos, computer: Computer) -> Choices:
     else:
         recipe, why = "own_videos", "one GPU"
         if number >= _MANY:
-            lacks = f"a GPU of {_LARGE_GB} GB" if gb < _LARGE_GB else f"{_LARGE_PIXELS} pixels"
+            fits = gb >= _LARGE_GB
+            lacks = f"videos of {_LARGE_PIXELS} pixels" if fits else f"a GPU of {_LARGE_GB} GB"
             why += f"; own_videos_base would need {lacks}"
     chosen = _of_recipe("pretrain", recipe, why, videos, computer)
     if videos.frames < chosen["data.num_frames"] > 8:
-        chosen.change("data.num_frames", 8, f"the videos have {videos.frames:.0f} on average")
+        why = f"the videos have {videos.frames:.0f} frames on average"
+        chosen.change("data.num_frames", 8, why)
     _take_frames(chosen, videos)
     return chosen
 
@@ -178,8 +181,8 @@ def fit_hours(choices: Choices, most: float) -> None:
     if choices.hours <= most or epochs == 1:
         return
     fitting = max(1, math.floor(epochs * most / choices.hours))
-    would = f"{epochs:,} would take {hours_in_words(choices.hours)}"
-    why = f"what fits into {hours_in_words(most)}; {would}"
+    would = f"{epochs:,} epochs would take {hours_in_words(choices.hours)}"
+    why = f"as many as fit into {hours_in_words(most)}; {would}"
     choices.change("optim.epochs", fitting, why)
     choices.hours *= fitting / epochs
     if "evaluation.every_epochs" in choices.settings:
@@ -208,18 +211,18 @@ def _of_recipe(job: Job, recipe: str, why: str, videos: Videos, computer: Comput
         chosen.change(key, there[group][name], _WHY.get(key, f"as in the recipe {recipe}"))
 
     number, total = videos.number, there["optim"]["total_batch"]
-    at_once, said = there["data"]["batch_size"], "videos of a step; the learning rate follows"
+    at_once, said = there["data"]["batch_size"], "videos per step; the learning rate follows"
     is_small = number < 4 * total
     if job == "pretrain":
         at_once = "auto"
-        why = "videos at a time: as many as memory allows; results do not depend on it"
+        why = "videos per micro-batch: as many as memory allows; results do not depend on it"
         chosen.change("data.batch_size", at_once, why)
     if is_small:  # four steps per epoch; even, as mixing in fine-tuning needs pairs
         total = min(number, max(2, number // 4 // 2 * 2))
-        said = f"for four steps of an epoch; {said}"
+        said += ". Chosen for four steps per epoch"
         if at_once != "auto":
             total = min(total, at_once)
-            chosen.change("data.batch_size", total, "videos at a time: all of a step")
+            chosen.change("data.batch_size", total, "videos per micro-batch: all of a step")
     chosen.change("optim.total_batch", total, said)
     steps_per_epoch = number // total
     factor = _STEPS[job, computer.gpu_gb is not None]
@@ -231,17 +234,19 @@ def _of_recipe(job: Job, recipe: str, why: str, videos: Videos, computer: Comput
         f"{steps:,} steps of {total} videos. Rule: {factor} x the square root of the number of "
         f"videos ({number:,}), but at least {_LEAST_STEPS} steps and {_LEAST_EPOCHS[job]} epochs",
     )  # fmt: skip
-    share = "a twentieth of the epochs" if job == "pretrain" else "a quarter of the epochs"
+    share = "a twentieth" if job == "pretrain" else "a quarter"
     most_warm = 40 if job == "pretrain" else 5
-    chosen.change("optim.warmup_epochs", "auto", f"follows: {share}, at most {most_warm}")
+    chosen.change(
+        "optim.warmup_epochs", "auto", f"auto: {share} of the epochs, at most {most_warm}"
+    )
     log_every = min(50, max(1, steps // 100))
     chosen.change(
-        "run.log_every", log_every, "steps between records, of which there are at least a hundred"
+        "run.log_every", log_every, "steps between log records, for at least a hundred records"
     )
     wanted_workers = computer.cores - 1 if computer.gpu_gb is not None else computer.cores // 4
     affordable = int(computer.memory_gb // _GB_OF_A_WORKER)
     workers = max(1, min(16, wanted_workers, affordable))
-    why = f"processes that read videos, of {computer.cores} cores and {computer.memory_gb:.0f} GB"
+    why = f"decoding processes, for {computer.cores} cores and {computer.memory_gb:.0f} GB memory"
     chosen.change("data.num_workers", workers, why)
     return chosen
 
@@ -253,18 +258,18 @@ def _take_frames(chosen: Choices, videos: Videos) -> None:
         chosen.settings.pop(key, None)
     if seconds is not None and seconds[2] <= _SHORT_S:
         why = (
-            f"three quarters of the videos last at most {seconds[2]:.1f} s: a clip has a frame of "
-            f"each of {count} segments of the whole video. For windows of time: dense"
+            f"three quarters of the videos last at most {seconds[2]:.1f} s: a clip takes one "
+            f"frame from each of {count} segments of the whole video. For windows in time: dense"
         )
         chosen.change("data.sampling", "uniform", why)
         return
-    chosen.change("data.sampling", "dense", "a window at a random time, as the videos are longer")
+    chosen.change("data.sampling", "dense", "a window at a random time, as videos may be long")
     if fps is None:
-        why = "frames from one to the next; the files do not say how many a second they have"
+        why = "step from frame to frame; the files do not state their frame rate"
         chosen.change("data.frame_stride", 32 // count, why)
         return
     rate = min(count / _WINDOW_S, math.floor(fps) or fps)
-    why = f"frames a second: {count} of them show {count / rate:.1f} s"
+    why = f"frames per second: a clip of {count} frames shows {count / rate:.1f} s"
     chosen.change("data.fps", float(rate), why)
     chosen.change("data.frame_stride", 1, "every frame at that rate")
 

@@ -111,8 +111,8 @@ class ModelConfig(EncoderConfig):
         is_right = "encoder" in parts and len(set(parts)) == len(parts) and set(parts) <= set(known)
         if not is_right and parts != ["all"]:
             raise ValueError(
-                f"model.init_parts ({', '.join(parts)}) must be all, or hold encoder and may hold "
-                f"{', '.join(known[1:])}, each once: model.init_parts=[encoder] is the least"
+                f"model.init_parts ({', '.join(parts)}) must be all, or encoder with any of "
+                f"{', '.join(known[1:])}, each once, such as model.init_parts=[encoder]"
             )
         if self.decoder_mlp_ratio is not None:
             between("model.decoder_mlp_ratio", self.decoder_mlp_ratio, 0.25, 64)
@@ -243,7 +243,7 @@ class TeacherConfig:
         if self.draws > 1 and self.token_ratio == 1:
             raise ValueError(
                 f"teacher.draws ({self.draws}) must be 1 while teacher.token_ratio is 1: one draw "
-                "is all tokens"
+                "already has all tokens"
             )
         for name in ("momentum_start", "momentum_end", "ramp"):
             between(f"teacher.{name}", getattr(self, name), 0, 1)
@@ -414,12 +414,12 @@ class PretrainConfig:
         if self.loss.ranking_level == "unit" and self.masking.decoder_mask_ratio > 0:
             raise ValueError(
                 "loss.ranking_level (unit) must be token while masking.decoder_mask_ratio "
-                f"({self.masking.decoder_mask_ratio}) is above 0: units would be compared by parts"
+                f"({self.masking.decoder_mask_ratio}) is above 0, which leaves out parts of units"
             )
         looks_at_part = self.model.predicts_from_pixels and self.teacher.token_ratio < 1
         if self.loss.ranking_level == "unit" and looks_at_part:
             raise ValueError(
                 "loss.ranking_level (unit) must be token while model.predictor_input is "
                 f"{self.model.predictor_input} and teacher.token_ratio "
-                f"({self.teacher.token_ratio}) is below 1: units would be compared by parts"
+                f"({self.teacher.token_ratio}) is below 1, which leaves out parts of units"
             )

@@ -7,6 +7,7 @@ Each starts with comments: a description, a command, and lines that begin with `
 
 import difflib
 import re
+import shlex
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
@@ -68,11 +69,18 @@ def find_recipe(kind: str, word: str) -> str:
             files["variants"] = _VARIANTS
         if name in files:
             return f"{files[name]}{colon}{variant}"
+        if re.match(r"[\w.]+=", word):
+            first = "own_videos" if "own_videos" in files else next(iter(files))
+            raise ValueError(
+                f"config ({word}) must be a recipe or a YAML file, and settings come after it: "
+                f"hpm-video {COMMANDS[kind]} {first} {shlex.quote(word)}, for example; "
+                "`hpm-video recipes` lists all recipes"
+            ) from error
         close = difflib.get_close_matches(Path(name).stem, files, n=3)
         hint = f"did you mean {', '.join(close)}? " if close else ""
         raise FileNotFoundError(
-            f"config ({word}) does not exist, neither as a file nor as a recipe of hpm-video "
-            f"{COMMANDS[kind]}: {hint}`hpm-video recipes` lists all"
+            f"config ({word}) does not exist, as a file or as a recipe of hpm-video "
+            f"{COMMANDS[kind]}: {hint}`hpm-video recipes` lists all recipes"
         ) from error
 
 
@@ -84,13 +92,13 @@ def find_named(name: str) -> Path:
     known = {f"{kind}/{stem}": file for kind in COMMANDS for stem, file in _files(kind).items()}
     matching = [key for key in known if name in (key, key.partition("/")[2])]
     if len(matching) > 1:
-        raise ValueError(f"recipe ({name}) must be one of {', '.join(matching)}")
+        raise ValueError(f"recipe ({name}) is ambiguous: choose {' or '.join(matching)}")
     if not matching:
         stems = sorted({key.partition("/")[2] for key in known})
         close = difflib.get_close_matches(name, [*known, *stems], n=3)
         hint = f"did you mean {', '.join(close)}? " if close else ""
         raise FileNotFoundError(
-            f"recipe ({name}) does not exist: {hint}`hpm-video recipes` lists all"
+            f"recipe ({name}) does not exist: {hint}`hpm-video recipes` lists all recipes"
         )
     return known[matching[0]]
 

@@ -122,24 +122,25 @@ def setting_faults(
                 there = getattr(before, name)
                 yield from setting_faults(types[name], value, before=there, place=here, root=root)
             else:
-                yield here, f"{key} ({as_yaml(value)}) must be a group: {key}.SETTING=value"
+                rule = f"must be a group of settings: write {key}.SETTING=value"
+                yield here, f"{key} ({as_yaml(value)}) {rule}"
         elif (entry := entry_of(types[name])) is not None:
             groups = value.items() if isinstance(value, Mapping) else [("NAME", value)]
             for inner, settings in groups:
                 if not isinstance(inner, str):
-                    fault = f"{key} ({as_yaml(inner)}) must have texts as names: quotation marks "
-                    fault += "around a number or a word of YAML make it one"
-                    yield (*here, inner), fault
+                    rule = "must be a name, not a number or YAML keyword: put it in quotes"
+                    yield (*here, inner), f"{key} ({as_yaml(inner)}) {rule}"
                 elif not isinstance(settings, Mapping):
                     given = f"{key}.{inner} ({as_yaml(settings)})"
-                    fault = f"{given} must be a group: {key}.{inner}.SETTING=value"
+                    rule = f"must be a group of settings: write {key}.{inner}.SETTING=value"
+                    fault = f"{given} {rule}"
                     yield (*here, inner) if isinstance(value, Mapping) else here, fault
                 else:
                     yield from setting_faults(entry, settings, place=(*here, inner), root=root)
         elif not _fits(schema, name, value):
             would_do = _nearest(types[name], value, default=getattr(before, name))
             fault = f"{key} ({as_yaml(value)}) must be {_in_words(types[name])}"
-            yield here, f"{fault}: {shlex.quote(f'{key}={would_do}')} would do"
+            yield here, f"{fault}; try {shlex.quote(f'{key}={would_do}')}"
 
 
 def _fits(schema: type[Any], name: str, value: Any) -> bool:
@@ -186,7 +187,9 @@ def _in_words(kind: Any) -> str:
     if arguments == (int, str):
         return "a whole number or a word"
     if get_origin(kind) is list:
-        return "a list: [a, b], or one text" if str in arguments else "a list of numbers: [1, 2]"
+        return (
+            "a list: [a, b], or a single text" if str in arguments else "a list of numbers: [1, 2]"
+        )
     if get_origin(kind) is tuple:
         return f"a list of {len(arguments)} numbers: [{', '.join('ab'[: len(arguments)])}]"
     return _IN_WORDS[kind]

@@ -46,11 +46,13 @@ def load_config(
     overrides: Sequence[str] = (),
     *,
     known: Mapping[str, Any] | None = None,
+    check: Callable[[Config], None] = lambda _: None,
 ) -> Config:
     """Load a config: defaults of ``schema`` < ``known`` < the YAML at ``path`` < ``overrides``.
 
     ``known``: nested settings that replace defaults. ``overrides``: words ``group.key=value``.
-    ``path`` may name a variant of a list, see `find_config`.
+    ``path`` may name a variant of a list, see `find_config`. ``check``: raises ValueError for
+    values that the schema does not refuse.
 
     Raises SettingFaults with all unknown keys (with suggestions) and wrong types or values;
     ValueError for an unreadable file or word; FileNotFoundError if the YAML or the variant is
@@ -95,7 +97,7 @@ def load_config(
             raise ValueError(f"setting ({given}) cannot be read: {_one_line(error)}") from error
         add(layer)
     try:
-        config = mended(layers, faults)
+        config = mended(layers, faults, check)
     except OmegaConfBaseException as error:
         raise ValueError(f"settings cannot be resolved: {_one_line(error)}") from error
     if faults or config is None:
@@ -129,7 +131,7 @@ def find_config(path: str | Path) -> tuple[Path, str]:
     if file.is_file():
         return file, ""
     if file.is_dir():
-        raise FileNotFoundError(f"config ({path}) must be a file: is a folder")
+        raise FileNotFoundError(f"config ({path}) must be a file, not a folder")
     place, _, name = str(path).rpartition(":")
     if Path(place).is_file():
         return Path(place), name
@@ -146,7 +148,7 @@ def variant_settings(path: str | Path) -> list[str]:
     """
     _, settings = _read(path, _load)
     if not find_config(path)[1]:
-        raise ValueError(f"config ({path}) must be a variant of a list, as LIST.yaml:NAME")
+        raise ValueError(f"config ({path}) must name a variant in a list, such as LIST.yaml:NAME")
     return settings
 
 
@@ -157,8 +159,8 @@ def _check_patterns(overrides: Sequence[str]) -> None:
         are_tars = one[2].endswith(".tar") and other[2].endswith(".tar")
         if one[0] == other[0] and one != other and are_tars:
             raise ValueError(
-                f"{one[0]} ({one[2]}, {other[2]}) must be given once: put quotes around a pattern, "
-                f"which the shell else replaces: '{one[0]}=shard-{{0000..0123}}.tar'"
+                f"{one[0]} ({one[2]}, {other[2]}) must be given once: quote a pattern, so that the "
+                f"shell does not expand it: '{one[0]}=shard-{{0000..0123}}.tar'"
             )
 
 
@@ -169,7 +171,7 @@ def words_of(settings: Sequence[str], *, name: str = "settings") -> list[str]:
         try:
             words += shlex.split(text)
         except ValueError as error:
-            raise ValueError(f"{name} ({text}) must have its quotation marks in pairs") from error
+            raise ValueError(f"{name} ({text}) must close its quotation marks") from error
     return words
 
 
@@ -185,7 +187,9 @@ def _read(path: str | Path, load: Callable[[str], Any]) -> tuple[Any, list[str]]
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, OSError) as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        raise ValueError(f"config ({path}) is not YAML: {_one_line(error)}{line}") from error
+        raise ValueError(
+            f"config ({path}) cannot be read as YAML: {_one_line(error)}{line}"
+        ) from error
     if not isinstance(layer, Mapping) or set(layer) != {"base", "variants"}:
         if not name:
             return layer, []
@@ -231,7 +235,7 @@ def _check_events(events: Iterable[Any]) -> None:
         if isinstance(event, yaml.CollectionStartEvent):
             open_.append((event.anchor, 1))
             if len(open_) > _MOST_DEPTH + 1:
-                raise ValueError(f"must be nested at most {_MOST_DEPTH} deep")
+                raise ValueError(f"must be nested at most {_MOST_DEPTH} levels deep")
             continue
         if isinstance(event, yaml.CollectionEndEvent):
             anchor, size = open_.pop()
@@ -239,10 +243,12 @@ def _check_events(events: Iterable[Any]) -> None:
             anchor, size = event.anchor, 1
             is_long = len(event.value) > _MOST_DIGITS
             if is_long and event.implicit[0] and _DIGITS.fullmatch(event.value):
-                raise ValueError(f"has a number of {len(event.value)} digits")
+                raise ValueError(
+                    f"has a number with {len(event.value)} digits: at most {_MOST_DIGITS}"
+                )
         elif isinstance(event, yaml.AliasEvent):
             if any(event.anchor == outer for outer, _ in open_):
-                raise ValueError(f"has an alias, {event.anchor}, inside of what it stands for")
+                raise ValueError(f"has an alias ({event.anchor}) that contains itself")
             anchor, size = None, sizes.get(event.anchor, 1)
         else:
             continue
@@ -265,21 +271,22 @@ def check_plain(values: Any, *, name: str) -> dict[str, Any]:
         nonlocal left
         left -= 1
         if depth > _MOST_DEPTH or left < 0:
-            raise ValueError(f"{name} must not be nested {_MOST_DEPTH} deep, nor have many values")
+            most = f"{_MOST_DEPTH} levels deep, with at most {_MOST_VALUES} values"
+            raise ValueError(f"{name} must be nested at most {most}")
         if isinstance(value, Mapping):
             if not all(type(key) is str for key in value):
-                raise ValueError(f"{name} must have texts as names")
+                raise ValueError(f"{name} must have only text as names")
             return {key: copied(entry, depth + 1) for key, entry in value.items()}
         if isinstance(value, list | tuple):
             return [copied(entry, depth + 1) for entry in value]
         if type(value) is int and abs(value) >= 1 << 63:
-            raise ValueError(f"{name} must have whole numbers of 64 bits at most")
+            raise ValueError(f"{name} must have only whole numbers that fit into 64 bits")
         if value is None or type(value) in (str, int, float, bool):
             return value
-        raise ValueError(f"{name} must be texts and numbers: hold a {type(value).__name__}")
+        raise ValueError(f"{name} must have text and numbers as values, not {type(value).__name__}")
 
     if not isinstance(values, Mapping):
-        raise ValueError(f"{name} must be groups of settings: are a {type(values).__name__}")
+        raise ValueError(f"{name} must be groups of settings, not a {type(values).__name__}")
     plain: dict[str, Any] = copied(values, 0)
     return plain
 

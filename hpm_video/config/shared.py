@@ -73,7 +73,7 @@ class RunConfig:
         known = values.values_of(values.Logger)
         for name in self.loggers:
             if name not in known:
-                raise ValueError(f"run.loggers ({name}) must be of {', '.join(known)}")
+                raise ValueError(f"run.loggers ({name}) must be one of {', '.join(known)}")
         if len(set(self.loggers)) < len(self.loggers):
             raise ValueError(f"run.loggers ({', '.join(self.loggers)}) must name each logger once")
 
@@ -110,8 +110,8 @@ class DataConfig:
     crop_on: values.CropOn = setting("workers", "where to crop; device: workers only decode")
     frame_pixels: int = setting(
         116_736,
-        "most pixels of a frame on its way to the device with crop_on=device (256 x 456); "
-        "larger frames are scaled down",
+        "largest frame that workers send with crop_on=device, in pixels (256 x 456); larger "
+        "frames are scaled down",
     )
     flip: bool = setting(
         False, "mirror half of the clips; leave off if classes depend on direction"
@@ -126,7 +126,7 @@ class DataConfig:
     )
     num_workers: int = setting(8, "decoding processes per rank; 0: the rank decodes itself")
     decoder: values.Decoder = setting(
-        "decord", "library that decodes videos; PyAV takes over files that it reads wrongly"
+        "decord", "library that decodes videos; PyAV decodes the files that it would misread"
     )
     decode_timeout_s: float | None = setting(
         60.0, "seconds to decode a video before it counts as unreadable; 0: no limit"
@@ -146,14 +146,14 @@ class DataConfig:
         )  # fmt: skip
         if self.weights and len(self.weights) != len(self.manifest):
             raise ValueError(
-                f"data.weights ({len(self.weights)} numbers) must have one for each list of "
-                f"data.manifest, which has {len(self.manifest)}"
+                f"data.weights ({len(self.weights)} numbers) must have one number per list "
+                f"in data.manifest, which has {len(self.manifest)}"
             )
         for weight in self.weights:
             if not 0 < weight <= MOST_WEIGHT:
                 raise ValueError(
                     f"data.weights ({weight:g}) must be above 0, and at most {MOST_WEIGHT}: to "
-                    "show none of a list, leave it out of data.manifest"
+                    "skip a list, remove it from data.manifest"
                 )
         if self.batch_size != "auto" and not (
             isinstance(self.batch_size, int) and self.batch_size >= 1
@@ -166,7 +166,7 @@ class DataConfig:
         if self.fps is not None and self.frame_stride > 1 and not self.takes_segments:
             raise ValueError(
                 f"data.frame_stride ({self.frame_stride}) must be 1 with data.fps ({self.fps:g}), "
-                "which says how far apart the frames of a clip are: add data.frame_stride=1"
+                "which already spaces the frames of a clip: add data.frame_stride=1"
             )
         if self.windows < 1 or self.repeats % self.windows:
             raise ValueError(
@@ -209,13 +209,13 @@ class LabelsConfig:
         text = self.separator
         if text is not None and (not text or any(c.isalnum() or c in "\"'-+" for c in text)):
             raise ValueError(
-                f"labels.separator ({text!r}) must be one or more characters that are no letter, "
-                "digit, quote or sign, such as ;"
+                f"labels.separator ({text!r}) must be one or more characters other than "
+                "letters, digits, quotes, + and -, such as ;"
             )
         if text is not None and self.columns:
             raise ValueError(
                 f"labels.columns ({', '.join(self.columns)}) must be left out with labels.separator"
-                f" ({text!r}): labels are in one cell, or in a column per class"
+                f" ({text!r}): labels are either in one cell or in a column per class"
             )
 
     @property
@@ -274,8 +274,8 @@ class OptimConfig:
         all_at_least("optim.", self, epochs=1, accumulation=1, total_batch=1)
         if self.total_batch is not None and self.accumulation != 1:
             raise ValueError(
-                f"optim.accumulation ({self.accumulation}) must be left out where "
-                f"optim.total_batch ({self.total_batch}) is given: it follows from that"
+                f"optim.accumulation ({self.accumulation}) must be left out with "
+                f"optim.total_batch ({self.total_batch}), from which it follows"
             )
         all_at_least("optim.", self, base_lr=0, min_lr=0, warmup_lr=0, weight_decay=0)
         if self.min_lr > self.base_lr:

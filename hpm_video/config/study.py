@@ -66,7 +66,7 @@ class DataSetConfig:
 
     def __post_init__(self) -> None:
         if bool(self.hard_train) != bool(self.hard_val):
-            raise ValueError("hard_train and hard_val of a data set must both be given, or none")
+            raise ValueError("hard_train and hard_val of a data set must both be given, or neither")
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class VariantConfig:
     settings: list[str] = setting(
         [], "settings of pre-training that differ from the baseline, or LIST.yaml:NAME"
     )
-    seeds: int | None = setting(None, "number of seeds of this variant; null: as the study")
+    seeds: int | None = setting(None, "number of seeds of this variant; null: as in the study")
     finetune: list[str] = setting([], "further settings of fine-tuning for this variant")
     pretrain: bool = setting(
         True, "pre-train this variant; false: fine-tune it from `init`, at equal epochs only"
@@ -136,11 +136,13 @@ class StudyConfig:
         for group, names in named.items():
             for name in names:
                 if not re.fullmatch(r"\w[\w.+-]*", name):
-                    rule = "must be of letters, digits, _, ., + and -: it names folders"
+                    rule = (
+                        "must consist of letters, digits, _, ., + and -: it becomes a folder name"
+                    )
                     raise ValueError(f"{group} ({name}) {rule}")
         counts = [part.count for part in self.few_labels.values()]
         if len(set(counts)) < len(counts):
-            raise ValueError(f"few_labels must have different counts, have {counts}")
+            raise ValueError(f"few_labels must have different counts, not {counts}")
         for name, variant in self.variants.items():
             self._check_variant(f"variants.{name}", variant)
 
@@ -163,13 +165,13 @@ class StudyConfig:
 def _check_comparisons(name: str, comparisons: list[str], *, of: Sequence[str]) -> None:
     if not comparisons or set(comparisons) - set(of) or len(set(comparisons)) < len(comparisons):
         given = ", ".join(comparisons)
-        raise ValueError(f"{name} ({given}) must be of {', '.join(of)}, each once")
+        raise ValueError(f"{name} ({given}) must be chosen from {', '.join(of)}, each once")
 
 
 def _check_words(name: str, settings: list[str], *, shared: Sequence[str] = ()) -> None:
     for word in words_of(settings, name=name):
         key = word.partition("=")[0]
         if key in _OF_THE_STUDY:
-            raise ValueError(f"{name} ({word}) must be left out: the study gives it to each cell")
+            raise ValueError(f"{name} ({word}) must be left out: the study sets it for each cell")
         if any(f"{key}.".startswith(f"{group}.") for group in shared):
             raise ValueError(f"{name} ({word}) must be left out: all variants share it")

@@ -126,7 +126,7 @@ def score_along(
             scores.append(probability.mean(dim=1).cpu().numpy())
     joined = np.concatenate(scores)
     if not np.isfinite(joined).all():
-        raise FloatingPointError(f"the model's scores of {path} are not finite")
+        raise FloatingPointError(f"the model's scores for {path} are not finite")
     indices = video.indices
     start_s, end_s = video.times[indices[:, 0]], video.times[indices[:, -1] + 1]
     return Along(path, start_s, end_s, joined, tuple(pictures.taken), loaded.thresholds)

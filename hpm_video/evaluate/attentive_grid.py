@@ -151,7 +151,7 @@ def grid_scores(
         scores = [learner.scores(model, judged, judged_rows) for model in models]
         points = [_judged(p, s, judged_labels) for p, s in zip(points, scores, strict=True)]
         best = _best(points)
-        how = "chosen on the judged list itself, so that its figure is too good"
+        how = "chosen on the validation list itself, so the result is optimistic"
         return GridResult(scores[best], points[best], tuple(points), how)
     held_out = held_out_videos(labels)
     if held_out.any():
@@ -164,7 +164,7 @@ def grid_scores(
         best, how = _best(points), "chosen on a fifth of the training videos"
         del models
     else:
-        best, how = len(points) // 2, "the middle one: no class has a video to spare"
+        best, how = len(points) // 2, "the middle one, as no class has videos to hold out"
     (model,) = learner.train(train, labels, everything, [points[best]])
     scores = [learner.scores(model, judged, judged_rows)]
     return GridResult(scores[0], points[best], tuple(points), how)
@@ -176,8 +176,8 @@ def heads_for(width: int, settings: GridConfig) -> int:
     heads = settings.heads or usual
     if width % heads:
         raise ValueError(
-            f"probe.grid.heads ({heads}) must divide the width of the features ({width}): such as "
-            f"{usual}"
+            f"probe.grid.heads ({heads}) must divide the feature width ({width}); set "
+            f"probe.grid.heads={usual}"
         )
     return heads
 

@@ -112,7 +112,7 @@ def score_videos(
                 bad.append((index, error))
     paths = tuple(manifest.path(index) for index in range(len(manifest)))
     for index in np.flatnonzero(~np.isfinite(scores).all(axis=1))[:1]:
-        raise FloatingPointError(f"the model's scores of {paths[index]} are not finite")
+        raise FloatingPointError(f"the model's scores for {paths[index]} are not finite")
     found = (paths, tuple(sorted(bad)), manifest.classes)
     if not model.several_labels:
         return Evaluation(scores, np.asarray(manifest.labels), *found)
@@ -135,19 +135,19 @@ def thresholds_of(
     if not model.several_labels:
         if given is not None:
             raise ValueError(
-                f"evaluation.threshold ({given}) must be left out: {source} was trained on videos "
-                "of one label"
+                f"evaluation.threshold ({given}) must be left out: {source} was trained with one "
+                "label per video"
             )
         return None, ""
     if given is not None:
         return (given,) * count, f"{given:g} for each class (evaluation.threshold)"
     if not kept:
-        return (0.5,) * count, "0.5 for each class: the checkpoint has none"
+        return (0.5,) * count, "0.5 for each class, as the checkpoint stores none"
     if len(kept) != count:
-        raise ValueError(f"{source} has {len(kept)} thresholds: must have {count}, as classes")
+        raise ValueError(f"{source} has {len(kept)} thresholds: must have {count}, one per class")
     if (own := state["config"]["evaluation"].get("threshold")) is not None:
         return tuple(kept), f"{own:g} for each class, as in training"
-    return tuple(kept), "for each class that of the best F1 on data.val_manifest in training"
+    return tuple(kept), "per class, with the best F1 on data.val_manifest in training"
 
 
 def labels_of(
@@ -159,8 +159,8 @@ def labels_of(
     """
     if given.are_several and not trained.are_several:
         raise ValueError(
-            f"labels.separator and labels.columns must be left out: {checkpoint} was trained on "
-            "videos of one label"
+            f"labels.separator and labels.columns must be left out: {checkpoint} was trained with "
+            "one label per video"
         )
     return given if given.are_several else trained
 
@@ -251,7 +251,7 @@ def results_folder(
     checkpoint outside one."""
     if is_of_others(local_model(checkpoint)):
         raise ValueError(
-            f"--output-dir (none) must name a folder for results: {checkpoint} is no run"
+            f"--output-dir (none) must name a folder for results, as {checkpoint} is not a run"
         )
     folder = checkpoint_file(checkpoint, which).parent
     if folder.name == "checkpoints":

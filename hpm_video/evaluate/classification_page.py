@@ -18,20 +18,20 @@ from hpm_video.data.video.frame_indices import uniform_view_indices
 from hpm_video.data.video.frames import VideoReadError, open_frames
 from hpm_video.evaluate.predictions import Evaluation, SeveralLabels, write_predictions
 from hpm_video.evaluate.several_labels_page import (
+    MAX_WORST,
+    NUM_CLIPS,
+    both_ends,
     clip_shown,
     heading,
     several_labels_page,
-    worst_videos,
+    videos_shown,
     write_class_table,
 )
 from hpm_video.runtime.files import write_atomically, write_csv
 from hpm_video.runtime.pages import address, jpeg_bytes, page
 
 MAX_CELLS = 30  # maximum classes for a written matrix; larger ones are drawn as a picture
-MAX_WORST = 20  # wrong clips shown
 MAX_CONFUSED = 20  # classes in the written matrix if there are more than MAX_CELLS
-_NUM_ENDS = 3  # best and worst classes whose clips are shown
-_NUM_CLIPS = 2  # clips of each of these
 _MAX_PAIRS = 50  # pairs of classes listed
 _MAX_BAD = 2000  # unreadable videos on the page; the CSV has all of them
 _STRIP_FRAMES = 8
@@ -98,16 +98,17 @@ def clips_of(result: Evaluation, of: ClassResult, *, right: bool) -> list[int]:
     is_right = predicted == result.labels
     mine = np.flatnonzero((result.labels == of.label) & (predicted >= 0) & (is_right == right))
     sure = result.scores[mine, predicted[mine]]
-    return [int(index) for index in mine[np.argsort(-sure, kind="stable")][:_NUM_CLIPS]]
+    return [int(index) for index in mine[np.argsort(-sure, kind="stable")][:NUM_CLIPS]]
 
 
 def ends(results: list[ClassResult]) -> tuple[list[ClassResult], list[ClassResult]]:
     """From ordered classes, the worst with a wrong video and the best with a right one; no class is
     in both lists."""
-    most = min(_NUM_ENDS, (len(results) + 1) // 2)
-    worst = [r for r in results if r.videos > r.right + r.unreadable][:most]
-    best = [r for r in reversed(results) if r.right and r not in worst][:most]
-    return worst, best
+    return both_ends(
+        results,
+        is_wrong=lambda r: r.videos > r.right + r.unreadable,
+        is_right=lambda r: r.right > 0,
+    )
 
 
 def worst_first(results: list[ClassResult]) -> list[ClassResult]:
@@ -146,7 +147,7 @@ def write_evaluation(
     write_predictions(result, folder)
     if isinstance(result, SeveralLabels):
         write_class_table(result, folder)
-        shown = worst_videos(result, MAX_WORST)
+        shown = videos_shown(result)
     else:
         _write_tables(result, folder)
         of_classes = [clips for found in _shown_classes(result).values() for _, clips in found]
@@ -157,7 +158,7 @@ def write_evaluation(
         try:
             strips[index] = read(frame_strip, result.paths[index])
         except VideoReadError as error:
-            strips[index] = f"cannot be read any more: {error.reason}"
+            strips[index] = f"can no longer be read: {error.reason}"
     if isinstance(result, SeveralLabels):
         text = several_labels_page(result, strips)
     else:
@@ -202,6 +203,8 @@ def evaluation_page(result: Evaluation, strips: Mapping[int, bytes | str]) -> st
         **_first_words(result, confusion),
         picture=address(matrix_picture(shares), "png") if is_large else None,
         num_classes=result.num_classes,
+        num_columns=counts.shape[1],
+        ends_of_order=(named(0), named(len(confusion) - 1)),
         columns=[*map(named, rows), *["unreadable"] * (len(columns) - len(rows))],
         matrix_rows=[
             (named(row), list(zip(counts[row, columns], shares[row, columns], strict=True)))
@@ -239,7 +242,7 @@ def _first_words(result: Evaluation, confusion: npt.NDArray[np.int64]) -> dict[s
     balanced = "mean over classes"
     if judged < result.num_classes:  # chance differs from that of top-1
         balanced = f"mean over the {judged:,} classes with videos; chance {1 / judged:.1%}"
-    unreadable = f"{len(result.bad):,} unreadable" + ", count as wrong" * bool(result.bad)
+    unreadable = f"{len(result.bad):,} unreadable" + ", counted as wrong" * bool(result.bad)
     tiles = [
         ("accuracy (top-1)", f"{top1:.1%}", f"{right:,} of {of:,} videos"),
         ("chance", f"{chance:.1%}", f"1 of {result.num_classes:,} classes"),
@@ -247,10 +250,12 @@ def _first_words(result: Evaluation, confusion: npt.NDArray[np.int64]) -> dict[s
         ("balanced accuracy", f"{figures['balanced_accuracy']:.1%}", balanced),
     ]
     if figures["top5"] is not None:
-        tiles.append(("top-5 accuracy", f"{figures['top5']:.1%}", "label among the 5 best"))
+        tiles.append(
+            ("top-5 accuracy", f"{figures['top5']:.1%}", "label among the 5 highest scores")
+        )
     if figures["loss"] is not None:
         tiles.append(("loss", f"{figures['loss']:.3f}", "cross-entropy"))
-    words = f"The classifier is right in {right:,} of {of:,} videos. {says}"
+    words = f"The classifier is right on {right:,} of {of:,} videos. {says}"
     return {"verdict": words, "level": level, "tiles": tiles}
 
 
@@ -263,7 +268,7 @@ def _class(result: Evaluation, found: ClassResult) -> dict[str, object]:
         "accuracy": "" if found.accuracy is None else f"{found.accuracy:.1%}",
         "share": found.accuracy or 0.0,
         "says": f"{found.right:,} of {found.videos:,} videos right"
-        + f"; most often called {confused}" * bool(confused),
+        + f"; most often confused with {confused}" * bool(confused),
         "videos": found.videos,
         "unreadable": found.unreadable,
         "confused": confused,
@@ -273,9 +278,9 @@ def _class(result: Evaluation, found: ClassResult) -> dict[str, object]:
 def _clip(result: Evaluation, index: int, strip: bytes | str) -> dict[str, object]:
     label, predicted = int(result.labels[index]), int(result.predicted[index])
     scores = result.scores[index]
-    words = f"called {result.class_name(predicted)} ({scores[predicted]:.3f})"
+    words = f"predicted {result.class_name(predicted)} ({scores[predicted]:.3f})"
     if label != predicted:
-        words += f", is {result.class_name(label)} ({scores[label]:.3f})"
+        words += f", labelled {result.class_name(label)} ({scores[label]:.3f})"
     return clip_shown(result.paths[index], [words], strip)
 
 

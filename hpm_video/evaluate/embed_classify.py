@@ -188,9 +188,9 @@ def _expected(value: Any) -> str:
     if shape is not None:
         said = f"{value.dtype} of shape {tuple(shape)}"
     turned = shape is not None and len(shape) >= 3 and shape[-1] != 3 and shape[-3] == 3
-    advice = ": bring the colours to the end, x.movedim(-3, -1) of a tensor" if turned else ""
+    advice = "; move the colours to the last axis: x.movedim(-3, -1) for a tensor" if turned else ""
     return (
-        f"video ({said}) must be a path, frames (T, H, W, 3) uint8 as an array or tensor, several "
+        f"video ({said}) must be a path, an array or tensor of frames (T, H, W, 3) uint8, a list "
         f"of these, or an iterator over frames (H, W, 3){advice}"
     )
 

@@ -47,7 +47,7 @@ def read_features(path: str | Path) -> tuple[dict[str, npt.NDArray[Any]], dict[s
         with _opened(Path(path)) as (text, arrays):
             return dict(arrays), parse_json(text)
     except MemoryError as error:
-        raise ValueError(f"{path} claims more numbers than there is memory") from error
+        raise ValueError(f"{path} claims more values than fit into memory") from error
 
 
 def read_metadata(path: Path) -> dict[str, Any] | None:

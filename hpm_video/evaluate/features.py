@@ -168,12 +168,14 @@ def sliding_list_features(
     """
     if folder.suffix in SUFFIXES and not folder.is_dir():
         raise ValueError(
-            f"output ({folder}) must be a folder: of a list by windows each video has a file"
+            f"output ({folder}) must be a folder: windows of a list go into one file per video"
         )
     check_can_be_folder(folder, name="output")
     index_file = folder / "index.csv"
     if index_file.is_file() and not index_file.read_bytes().startswith(",".join(_INDEX).encode()):
-        raise ValueError(f"output ({folder}) must be another folder: its index.csv is not of ours")
+        raise ValueError(
+            f"output ({folder}) must be another folder: hpm-video did not write its index.csv"
+        )
     manifest = read_manifest(list(manifests), root=config.root, several=config.labels)
     check_some_exist(manifest)
     # The list index keeps videos of the same name apart
@@ -407,7 +409,7 @@ def _output_file(output: Path, name: str) -> Path:
         return output / f"{name}.npz"
     if output.suffix not in SUFFIXES:
         raise ValueError(
-            f"output ({output}) must end in {' or '.join(SUFFIXES)}, or be a folder: one that is "
-            "there, or a name without an ending"
+            f"output ({output}) must end in {' or '.join(SUFFIXES)}, or be a folder: an "
+            "existing one, or a name without a suffix"
         )
     return output

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from hpm_video.config import ClipConfig, DataConfig, FrozenEncoderConfig, LabelsConfig
 from hpm_video.config.values import Precision
-from hpm_video.models.build import check_layers
 from hpm_video.models.precision import autocast
+from hpm_video.models.sizes import check_layers
 from hpm_video.models.tokens import TokenGrid, patchify
 from hpm_video.models.vit import Block, Encoder
 from hpm_video.weights.foreign.account import Imported
@@ -157,8 +157,8 @@ def _load_ours(
 ) -> LoadedBackbone:
     if settings.weights is not None:
         raise ValueError(
-            f"encoder.weights ({settings.weights}) must be left out for model ({model}): it has "
-            "its own"
+            f"encoder.weights ({settings.weights}) must be left out for model ({model}): that "
+            "model has its own weights"
         )
     colours = [None if c is None else (c[0], c[1], c[2]) for c in (settings.mean, settings.std)]
     assumptions = Assumptions(
@@ -170,7 +170,8 @@ def _load_ours(
         _check_imported(found, model, clip)
     elif settings.mean is not None:
         raise ValueError(
-            f"encoder.mean ({settings.mean}) must be left out for model ({model}): it has its own"
+            f"encoder.mean ({settings.mean}) must be left out for model ({model}): that model has "
+            "its own"
         )
     encoder, data = encoder_of(state, source=model, clip=clip)
     check_layers(settings.layers, len(encoder.blocks), setting="encoder.layers")
@@ -186,7 +187,7 @@ def _check_imported(found: Imported, model: str, clip: ClipConfig) -> None:
     assert found.architecture is not None
     if found.words == IMAGE.words:
         raise ValueError(
-            f"model ({model}) is of images: name its architecture too, as "
+            f"model ({model}) is an image model; name its architecture too, such as "
             f"timm:vit_base_patch16_224 encoder.weights={model}"
         )
     if not found.architecture.knows_frames:
@@ -240,8 +241,8 @@ def _require_frames(model: str, clip: ClipConfig, *, has_length: bool) -> None:
         )
     if missing:
         raise ValueError(
-            f"model ({model}) does not say which frames of a video it is to see: add "
-            f"{' '.join(missing)}, or other numbers"
+            f"model ({model}) does not store which frames of a video it takes; add "
+            f"{' '.join(missing)}, or other values"
         )
 
 

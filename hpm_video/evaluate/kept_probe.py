@@ -34,8 +34,8 @@ def check_keep(folder: str | Path, kinds: Sequence[str], settings: ProbeConfig) 
     """Raise ValueError if probes of these kinds leave no classifier to keep in the folder."""
     if "linear" not in kinds:
         raise ValueError(
-            f"--kind ({' '.join(kinds)}) must have linear with --keep: only a linear probe can be "
-            "kept as a classifier"
+            f"--kind ({' '.join(kinds)}) must include linear with --keep: only a linear probe can "
+            "be kept as a classifier"
         )
     if settings.cells != (1, 1, 1):
         raise ValueError(
@@ -44,7 +44,7 @@ def check_keep(folder: str | Path, kinds: Sequence[str], settings: ProbeConfig) 
         )
     check_can_be_folder(Path(folder), name="--keep")
     if Path(folder).is_dir() and os.listdir(folder):
-        raise ValueError(f"--keep ({folder}) holds files: must be empty, or not exist yet")
+        raise ValueError(f"--keep ({folder}) must be an empty or new folder: it holds files")
 
 
 @dataclass(frozen=True)
@@ -68,8 +68,8 @@ class KeptProbe:
         """
         if loaded.step is None:
             raise ValueError(
-                f"model ({checkpoint}) must be a checkpoint of ours for --keep: hpm-video weights "
-                "import makes one of VideoMAE's files"
+                f"model ({checkpoint}) must be a checkpoint of hpm-video for --keep; convert "
+                "VideoMAE weights with: hpm-video weights import FILE -o ours.pt"
             )
         if loaded.backbone.layers != (-1,):
             raise ValueError(
@@ -86,8 +86,8 @@ class KeptProbe:
         weights |= {f"norm.{n}": v for n, v in backbone.norm.state_dict().items()}
         if pooling == "mean_norm" and "norm.weight" not in weights:
             raise ValueError(
-                f"checkpoint ({checkpoint}) must have its classifier's norm for --keep: it is an "
-                "encoder exported alone"
+                f"checkpoint ({checkpoint}) must have its classifier's norm for --keep: it was "
+                "exported with --encoder"
             )
         _, model = config.clip.of(trained.data, trained.model)
         sizes = {item.name: getattr(model, item.name) for item in fields(EncoderConfig)}

@@ -24,10 +24,11 @@ from hpm_video.data.video.frames import VideoReadError
 from hpm_video.evaluate.pretrained import Pretrained, load_pretrained, require_scorer, run_student
 from hpm_video.method.diagnostics import rank_correlation
 from hpm_video.method.losses import rank_accuracy
-from hpm_video.method.masking import make_mask, num_masked_units, num_units, unit_scores
+from hpm_video.method.masking import make_mask, unit_scores
 from hpm_video.method.sources import motion_scores
 from hpm_video.method.targets import token_losses
 from hpm_video.method.teacher import score_tokens
+from hpm_video.method.unit_counts import num_masked_units, num_units
 from hpm_video.models.precision import autocast
 from hpm_video.models.tokens import patchify
 from hpm_video.runtime.reading import read_json
@@ -168,11 +169,11 @@ def measure_mining(
     if moving is not None:
         if moving.shape != measured.shape:
             raise ValueError(
-                f"moving of shape {tuple(moving.shape)} must be {tuple(measured.shape)}"
+                f"moving must have shape {tuple(measured.shape)}, not {tuple(moving.shape)}"
             )
         covered = unit_scores(moving.to(losses), grid, tube_length)
         if not bool(covered.any()):
-            raise ValueError("moving must cover a part of at least one token; it is all 0")
+            raise ValueError("moving must cover part of at least one token: it is all 0")
     ask = partial(source_scores, pretrained, clips, seed=seed, num_views=num_views, given=given)
     sources: dict[MaskSource, Agreement] = {}
     for source in JUDGED:

@@ -95,8 +95,8 @@ def load_for(
         about["thresholds"] = about_them
         if top > 1:
             raise ValueError(
-                f"--top ({top}) must be left out: {found.file} knows several labels per video, "
-                "and all that reach their thresholds are named; --all-scores adds all scores"
+                f"--top ({top}) must be left out: {found.file} predicts several labels per video, "
+                "all that reach their thresholds; use --all-scores to see all scores"
             )
     separator = trained.data.labels.separator or LoadedClassifier.separator
     return LoadedClassifier(model, data, config, classes, about, thresholds, separator)
@@ -126,10 +126,12 @@ def videos_of(
             found = VideoTree(place)
             paths += [*found.videos, *found.dangling]
             if not (found.videos or found.dangling):
-                images = f", but images ({found.num_images}): name these" * bool(found.num_images)
+                images = f", but images ({found.num_images}); give these by name" * bool(
+                    found.num_images
+                )
                 raise ValueError(f"VIDEO ({printable(place)}) must hold videos: has none{images}")
         elif is_shards(place):
-            raise ValueError(f"VIDEO ({printable(place)}) must be a video: --manifest takes tars")
+            raise ValueError(f"VIDEO ({printable(place)}) must be a video; give tars to --manifest")
         elif is_url(place) or os.path.lexists(file_of(place)) or exists(file_of(place)):
             paths.append(place)
         else:
@@ -318,8 +320,8 @@ def _output_files(output: Path | None) -> list[Path]:
         files = [output]
     else:
         raise ValueError(
-            f"--output ({output}) must end in .csv or .json, or be a folder for both: one that is "
-            "there, or a name without an ending"
+            f"--output ({output}) must end in .csv or .json, or be a folder for both: an existing "
+            "one, or a name without a suffix"
         )
     for file in files:
         check_is_ours(file, name="--output", columns=COLUMNS if file.suffix == ".csv" else ())

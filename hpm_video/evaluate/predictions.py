@@ -226,7 +226,9 @@ def make_results_folder(path: str | Path, *, name: str) -> Path:
             head = lines.read(100)
             is_ours = any(head.startswith(",".join(columns)) for columns in (_COLUMNS, _SEVERAL))
     if not is_ours and folder.is_dir() and any(file.name[0] != "." for file in folder.iterdir()):
-        raise ValueError(f"{name} ({folder}) holds other files: must be empty or an evaluation")
+        raise ValueError(
+            f"{name} ({folder}) must be empty or hold an evaluation: it holds other files"
+        )
     return make_folder(folder, name=name)
 
 
@@ -274,7 +276,9 @@ def read_predictions(folder: str | Path) -> Evaluation | SeveralLabels:
     folder = Path(folder)
     file = folder / PREDICTIONS
     if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist: {folder} is no folder of an evaluation")
+        raise FileNotFoundError(
+            f"{file} does not exist: {folder} is not the folder of an evaluation"
+        )
     paths: list[str] = []
     labels: list[list[int]] = []
     numbers: list[npt.NDArray[np.float64]] = []
@@ -343,7 +347,9 @@ def _class_names(file: Path, num_classes: int) -> tuple[str, ...] | None:
         return None
     names = read_classes(file).names
     if len(names) != num_classes:
-        raise ValueError(f"{file} has {len(names)} classes: must have {num_classes}, as the scores")
+        raise ValueError(
+            f"{file} has {len(names)} classes: must have {num_classes}, as many as scores"
+        )
     return names
 
 
@@ -354,4 +360,4 @@ def _about(file: Path) -> dict[str, str]:
         about = read_json(file)
         return {str(name): str(words) for name, words in about.items()}
     except (ValueError, AttributeError) as error:
-        raise ValueError(f"{file} must be JSON as an evaluation writes it") from error
+        raise ValueError(f"{file} must be JSON written by an evaluation") from error

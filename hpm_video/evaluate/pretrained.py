@@ -62,9 +62,8 @@ class Pretrained:
         loss = self.config.loss
         if loss.target == "ema" and self.average is None:
             raise ValueError(
-                "checkpoint has no average of the encoder, which is the target of loss.target=ema: "
-                "losses can be measured with a checkpoint of the run itself, not with exported "
-                "weights"
+                "checkpoint must have the averaged encoder, the target of loss.target=ema, to "
+                "measure losses; use a checkpoint of the run itself, not exported weights"
             )
         frozen = self._frozen if loss.target == "frozen" else None
         with autocast(clips.device, self.config.run.precision):
@@ -124,8 +123,8 @@ def require_scorer(pretrained: Pretrained) -> Teacher:
     """The scorer; raises ValueError for a checkpoint without a predictor."""
     if pretrained.scorer is None:
         raise ValueError(
-            "checkpoint has no loss predictor (loss.prediction none): "
-            "loss.prediction must be ranking or absolute"
+            "checkpoint must have a loss predictor; use one trained with loss.prediction=ranking "
+            "or loss.prediction=absolute"
         )
     return pretrained.scorer
 
@@ -157,8 +156,8 @@ def reconstruct(
     config, grid = pretrained.config, pretrained.grid
     if not config.loss.has_pixels:
         raise ValueError(
-            f"checkpoint reconstructs features (loss.target {config.loss.target}): only one of "
-            "loss.target=pixels gives pictures"
+            f"checkpoint reconstructs features (loss.target {config.loss.target}), which give no "
+            "pictures; use one trained with loss.target=pixels"
         )
     output = output or run_student(pretrained, clips, mask)
     predicted, patches = output.reconstruction.float(), patchify(clips, grid)

@@ -233,7 +233,7 @@ def read_probe_lists(
         check_labels(manifest, num_classes, classes_of=names[0], place=f" in {name}")
     warnings = [*learnt.notes, *label_notes(learnt), *judged.notes]
     if (overlap := find_shared(learnt, judged)).num_shared:
-        warnings.append(f"{overlap} to judge on are learnt from too")
+        warnings.append(f"the training list also contains {overlap} of the validation list")
     return ProbeLists(learnt, judged, num_classes, tuple(dict.fromkeys(warnings)))
 
 
@@ -251,8 +251,8 @@ def check_probe(
     one_label = [kind for kind in kinds if kind in ("knn", "attentive_grid")]
     if one_label and lists.train.label_sets is not None:
         raise ValueError(
-            f"kind ({', '.join(one_label)}) must be linear or attentive where videos have several "
-            "labels"
+            f"kind ({', '.join(one_label)}) must be linear or attentive for lists with several "
+            "labels per video"
         )
     sizes = (grid.time, grid.height, grid.width)
     if any(cells > size for cells, size in zip(settings.cells, sizes, strict=True)):
@@ -268,18 +268,19 @@ def check_probe(
     cells = num_videos * math.prod(settings.cells) * torch.float32.itemsize
     tokens = views * grid.num_tokens * torch.float16.itemsize if _needs_tokens(kinds) else 0
     take = f"of {num_videos} videos take"
-    advice = "fewer views, another kind"
+    advice = "fewer views, another kind of probe"
     if settings.cache is None:
-        advice += ", or a folder on a large disk with probe.cache"
+        advice += ", probe.cache=FOLDER on a large disk"
     for each, what, fewer in (
         (cells, f"cells {take}", "fewer probe.cells"),
-        (tokens, f"tokens {take}, for the attentive probe", advice),
+        (tokens, f"tokens {take} for the attentive probe", advice),
     ):
         needed = each * width * num_layers / 1e9
         if needed > settings.most_token_gb:
             raise ValueError(
                 f"probe.most_token_gb ({settings.most_token_gb:g}) must be at least "
-                f"{math.ceil(needed * 10) / 10}, the GB that the {what}: or shorter lists, {fewer}"
+                f"{math.ceil(needed * 10) / 10}, the GB that the {what}; or use {fewer}, "
+                "shorter lists"
             )
 
 
@@ -323,7 +324,7 @@ def probe_backbone(
         if train is None or val is None:
             return None
         bad: list[tuple[str, str, str]] = []
-        parts = (train, lists.train, "not learnt from"), (val, lists.val, "counts as wrong")
+        parts = (train, lists.train, "not trained on"), (val, lists.val, "counted as wrong")
         for part, manifest, what in parts:
             named = [(manifest.path(index), reason, what) for index, reason in part.bad]
             if not len(part.labels):
@@ -476,7 +477,7 @@ def _scores(
         return scores, f"{neighbours} neighbours", {}
     if kind == "linear":
         linear = linear_scores(*given, num_classes=classes, epochs=settings.linear_epochs)
-        by = "the middle one: no class has a video to spare"
+        by = "the middle one, as no class has videos to hold out"
         if linear.lr_was_chosen:
             by = "chosen on a fifth of the training videos"
         return linear.scores, f"lr {linear.lr:g}, {by}", {"lr": linear.lr, "linear": linear}

@@ -27,24 +27,24 @@ def read_rows(path: Path, lists: dict[str, list[str]]) -> list[Row]:
     are not comparable.
     """
     if path.is_dir():
-        raise ValueError(f"output ({path}) is a folder: must be a JSON file")
+        raise ValueError(f"output ({path}) must be a JSON file, not a folder")
     if not path.exists():
         return []
     try:
         rows = read_json(path)
     except ValueError as error:
-        raise ValueError(f"output ({path}) is no JSON ({error}): name another file") from error
+        raise ValueError(f"output ({path}) must be JSON ({error}); choose another file") from error
     if not isinstance(rows, list) or not all(
         isinstance(row, dict) and {*_SAME, *_LISTS, "top1"} <= row.keys() for row in rows
     ):
-        raise ValueError(f"output ({path}) holds no results of probes: name another file")
+        raise ValueError(f"output ({path}) must hold results of probes; choose another file")
     there: list[Row] = rows
     for name in _LISTS:
         others = [row[name] for row in there if row[name] != _absolute(lists[name])]
         if others:
             raise ValueError(
-                f"output ({path}) has results on another --{name} ({', '.join(others[0])}): name "
-                "another file"
+                f"output ({path}) holds results for another --{name} ({', '.join(others[0])}); "
+                "choose another file"
             )
     return there
 
@@ -87,7 +87,7 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
     names = {"top1": "top1", "balanced_accuracy": "balanced", "mean_ap": "mean_ap"}
     # A file holds rows of either multi-label or single-label lists
     shown_ones = [name for name in names if any(row.get(name) is not None for row in rows)]
-    cells = [("model", "kind", *(names[name] for name in shown_ones), "clips", "settled on")]
+    cells = [("model", "kind", *(names[name] for name in shown_ones), "clips", "hyperparameters")]
     for row in sorted(rows, key=lambda row: (str(row["kind"]), -(row.get(shown_ones[0]) or 0))):
         figures = (f"{row.get(name) or 0:.4f}" for name in shown_ones)
         cells.append((row["model"], row["kind"], *figures, row["clips"], row["how"]))

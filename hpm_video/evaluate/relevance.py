@@ -93,7 +93,7 @@ def load_onlooker(
     trained = settings_of(state)
     assert isinstance(trained, FinetuneConfig)
     if (name := trained.model.name) != "videomae":
-        raise ValueError(f"classifier ({classifier}) must be of VideoMAE's kind: it is {name}")
+        raise ValueError(f"classifier ({classifier}) must be a VideoMAE model, not {name}")
     known = {**vars(beside.config.data), **vars(beside.config.model)}
     clip = ClipConfig(**{field.name: known[field.name] for field in fields(ClipConfig)})
     model, _, names = classifier_of(state, source=classifier, clip=clip)

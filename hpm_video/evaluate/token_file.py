@@ -62,7 +62,7 @@ class TokenFile:
         shape = metadata["shape"]
         needed = math.prod(shape) * _DTYPE.itemsize
         if self.path.stat().st_size < needed:
-            raise ValueError(f"{self.path} is shorter than it was ({needed} bytes): remove it")
+            raise ValueError(f"{self.path} must have {needed} bytes, but is shorter; remove it")
         return _mapped(self.path, shape), arrays
 
 

@@ -37,9 +37,9 @@ class Competence:
         """One log line on the ramp and the running mean; synchronises with the device.
         ``is_new``: the run has just begun."""
         low, high = self._masking.competence_low, self._masking.competence_high
-        since = "which starts at chance" if is_new else "as in the checkpoint"
+        since = "the value of chance" if is_new else "from the checkpoint"
         return (
-            f"masks become hard as the student's rank accuracy rises from {low:g} to {high:g}; its "
+            f"masks get harder as the student's rank accuracy rises from {low:g} to {high:g}; its "
             f"running mean is {self.value.item():.3f}, {since}"
         )
 

@@ -9,45 +9,14 @@ from torch import Tensor
 
 from hpm_video.config import MaskingConfig
 from hpm_video.config.values import DecoderMask
-from hpm_video.method.masking import Rows, batch_noise, num_masked_units
+from hpm_video.method.masking import Rows, batch_noise
+from hpm_video.method.unit_counts import (
+    CELL,
+    num_reconstructed_tokens,
+    num_remasked_tokens,
+    remasks,
+)
 from hpm_video.models.tokens import TokenGrid, split_mask
-
-_CELL = 4  # places in a cell of 2 x 2, and the period of its pattern in time steps
-
-
-def num_reconstructed_tokens(grid: TokenGrid, masking: MaskingConfig) -> int:
-    """Number of reconstructed tokens of M masked ones: round((1 - decoder_mask_ratio) * M).
-
-    Raises ValueError if that is 0, or if the pattern does not fit the grid.
-    """
-    length, ratio = masking.unit_length(grid.time), masking.decoder_mask_ratio
-    masked = num_masked_units(grid, mask_ratio=masking.mask_ratio, tube_length=length) * length
-    kept = round((1 - ratio) * masked)
-    if kept < 1:
-        raise ValueError(
-            f"masking.decoder_mask_ratio ({ratio}) leaves 0 of {masked} masked tokens "
-            "to reconstruct: at least one must be"
-        )
-    if _remasks(masking) and (length % _CELL or grid.height % 2 or grid.width % 2):
-        raise ValueError(
-            f"masking.decoder_mask (videomae_v2) of {grid} and mining units of {length} time steps "
-            f"would keep more tokens of some clips: time steps of a unit must be a multiple of "
-            f"{_CELL}, rows and columns even. Choose such a clip and masking.tube_length, or "
-            "masking.decoder_mask=running_cell"
-        )
-    return kept
-
-
-def num_remasked_tokens(grid: TokenGrid, masking: MaskingConfig) -> int:
-    """Number of visible tokens that decoders get as mask tokens as well."""
-    if not _remasks(masking):
-        return 0
-    in_cells = round((1 - masking.decoder_mask_ratio) * grid.num_tokens)
-    return in_cells - num_reconstructed_tokens(grid, masking)
-
-
-def _remasks(masking: MaskingConfig) -> bool:
-    return masking.decoder_mask == "videomae_v2" and masking.decoder_mask_ratio > 0
 
 
 def reconstructed_tokens(
@@ -99,7 +68,7 @@ def running_cells(
     a row of each cell at one step and a diagonal at the next. The start is random per clip.
     """
     noise = batch_noise(batch_size, 1, generator=generator, device=device, rows=rows)
-    seen = round((1 - decoder_mask_ratio) * _CELL)
+    seen = round((1 - decoder_mask_ratio) * CELL)
     return _ranks_in_cells(grid, noise, lambda row, column: -(row * 2 + column)) < seen
 
 
@@ -115,9 +84,9 @@ def _ranks_in_cells(
         torch.arange(size, device=noise.device) for size in (grid.time, grid.height, grid.width)
     )
     places = number(row[:, None] % 2, column % 2)  # (rows, columns)
-    begin = time + (noise * _CELL).long()  # (B, time)
+    begin = time + (noise * CELL).long()  # (B, time)
     # (B, time, rows * columns) -> (B, N)
-    return ((places.flatten() - begin[..., None]) % _CELL).flatten(1)
+    return ((places.flatten() - begin[..., None]) % CELL).flatten(1)
 
 
 class Drawn(NamedTuple):
@@ -147,7 +116,7 @@ def draw_decoded(
     decoded = num_reconstructed_tokens(grid, masking)
     draw = partial(reconstructed_tokens, grid=grid, generator=generator, rows=rows)
     kept = ranked = remasked = None
-    if _remasks(masking):
+    if remasks(masking):
         cells = running_cells(
             len(mask),
             grid,

@@ -8,7 +8,6 @@ uniformly (HPM, arXiv 2304.05919). Scores come from the teacher or from `hpm_vid
 `hpm_video.method.blocks` shapes masks as blocks.
 """
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -16,36 +15,10 @@ from torch import Tensor
 
 from hpm_video.config import MaskingConfig
 from hpm_video.method.blocks import Blocks, num_draws
+from hpm_video.method.unit_counts import ROUNDING, floor_share, num_masked_units, num_units
 from hpm_video.models.tokens import TokenGrid
 
 Rows = tuple[int, int]
-_ROUNDING = 1e-9  # keeps 0.29 * 100 = 28.999... at 29
-
-
-def num_units(grid: TokenGrid, tube_length: int) -> int:
-    """Number of mining units U; raises ValueError if tube_length does not divide the time steps."""
-    if tube_length < 1 or grid.time % tube_length:
-        raise ValueError(
-            f"masking.tube_length ({tube_length}) must divide the grid's {grid.time} time steps"
-        )
-    return (grid.time // tube_length) * grid.num_tubes
-
-
-def num_masked_units(grid: TokenGrid, *, mask_ratio: float, tube_length: int) -> int:
-    """Number of masked units: floor(mask_ratio * U).
-
-    Raises ValueError unless at least one unit is masked and one visible.
-    """
-    units = num_units(grid, tube_length)
-    if not 0 < mask_ratio < 1:
-        raise ValueError(f"masking.mask_ratio ({mask_ratio}) must be in (0, 1)")
-    masked = _floor_share(mask_ratio, units)
-    if not 0 < masked < units:
-        raise ValueError(
-            f"masking.mask_ratio ({mask_ratio}) masks {masked} of {units} units: "
-            "at least one must be masked and one visible"
-        )
-    return masked
 
 
 def num_hard_units(
@@ -53,7 +26,7 @@ def num_hard_units(
 ) -> int:
     """Number of masked units chosen by score: floor(hard_ratio * masked units)."""
     masked = num_masked_units(grid, mask_ratio=mask_ratio, tube_length=tube_length)
-    return _floor_share(hard_ratio, masked)
+    return floor_share(hard_ratio, masked)
 
 
 def num_visible_tokens(grid: TokenGrid, *, mask_ratio: float, tube_length: int) -> int:
@@ -143,9 +116,9 @@ def make_mask(
         hardest = shuffle.gather(1, hardness)  # (B, U), all of them; NaN is last
         if isinstance(hard_ratio, Tensor):
             place = torch.arange(units, device=noise.device).expand_as(hardest)
-            is_hard.scatter_(1, hardest, place < (hard_ratio * masked + _ROUNDING).floor())
+            is_hard.scatter_(1, hardest, place < (hard_ratio * masked + ROUNDING).floor())
         else:
-            is_hard.scatter_(1, hardest[:, : _floor_share(hard_ratio, masked)], True)
+            is_hard.scatter_(1, hardest[:, : floor_share(hard_ratio, masked)], True)
         is_hard &= ~per_unit.isnan()
     # Hard units come first; the lowest noise fills the rest of the budget.
     first = order.masked_fill(is_hard, -1.0).argsort(dim=1)[:, :masked]
@@ -216,10 +189,6 @@ def batch_noise(
     assert 0 <= first <= first + batch_size <= total
     noise = torch.rand(total, columns, generator=generator, device=device)
     return noise[first : first + batch_size]
-
-
-def _floor_share(ratio: float, count: int) -> int:
-    return math.floor(ratio * count + _ROUNDING)
 
 
 def units_to_tokens(units: Tensor, grid: TokenGrid, tube_length: int) -> Tensor:

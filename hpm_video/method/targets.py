@@ -45,7 +45,7 @@ def target_features(
     if loss.target == "frozen":
         assert frozen is not None, "loss.target_model was not loaded"
         return Features(frozen(clips))
-    assert teacher is not None and teacher.encoder is not None, "nothing averages the encoder"
+    assert teacher is not None and teacher.encoder is not None, "no teacher averages the encoder"
     layers, last = list(loss.target_layers), len(teacher.encoder.blocks) - 1
     shares_encoder = teacher.decoder_input is not None
     places = [layer % (last + 1) for layer in layers]

@@ -40,8 +40,9 @@ def describe_view(grid: TokenGrid, sight: TeacherConfig) -> str:
         return line
     enough = next(ratio for ratio in (0.25, 0.5, 1.0) if shows_most(ratio))
     return (
-        f"{line}; warning: nothing of most of its {grid.num_tubes} tubes: teacher.token_ratio "
-        f"({sight.token_ratio:g}) should be higher on so small a grid, such as {enough:g}"
+        f"{line}; warning: it sees nothing of most of the {grid.num_tubes} tubes. Raise "
+        f"teacher.token_ratio ({sight.token_ratio:g}) on such a small grid, for example to "
+        f"{enough:g}"
     )
 
 

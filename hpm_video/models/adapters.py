@@ -103,6 +103,6 @@ def merged(weights: Mapping[str, Tensor], scale: float) -> dict[str, Tensor]:
         sizes = (*high.shape, *low.shape)
         if len(sizes) != 4 or base.shape != (sizes[0], sizes[3]) or sizes[1] != sizes[2]:
             shapes = " and ".join(str(tuple(each.shape)) for each in (low, high))
-            raise ValueError(f"adapter of {layer} {shapes} must fit its {tuple(base.shape)}")
+            raise ValueError(f"adapter of {layer} {shapes} must fit its weight {tuple(base.shape)}")
         result[f"{layer}.weight"] = base + scale * (high.float() @ low.float()).to(base.dtype)
     return result

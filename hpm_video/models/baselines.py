@@ -11,10 +11,8 @@ from pytorchvideo.models.x3d import create_x3d
 from torch import Tensor
 
 from hpm_video.models.classifier import Scored
+from hpm_video.models.sizes import BASELINE_STRIDE, SLOW, check_baseline_clip
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
-
-_SLOW = 4  # SlowFast's fast pathway has this many times the frames of the slow one
-_STRIDE = 32  # total spatial stride, and so the smallest crop
 
 
 class Baseline(Scored):
@@ -35,15 +33,15 @@ class Baseline(Scored):
     ) -> None:
         """``drop_path``: MViT only. Raises ValueError for clips that the network cannot take."""
         super().__init__()
-        _check_size(name, num_frames=num_frames, crop_size=crop_size)
+        check_baseline_clip(name, num_frames=num_frames, crop_size=crop_size)
         self.num_classes = num_classes
         self.is_slowfast = name.startswith("slowfast")
-        side = math.ceil(crop_size / _STRIDE)
+        side = math.ceil(crop_size / BASELINE_STRIDE)
         if self.is_slowfast:
             self.network = getattr(hub, name)(
                 model_num_class=num_classes,
                 dropout_rate=head_dropout,
-                head_pool_kernel_sizes=[(t, side, side) for t in (num_frames // _SLOW, num_frames)],
+                head_pool_kernel_sizes=[(t, side, side) for t in (num_frames // SLOW, num_frames)],
             )
         elif name.startswith("x3d"):
             self.network = create_x3d(
@@ -74,18 +72,5 @@ class Baseline(Scored):
         # Clips may be channels-last in memory, which is slow for some convolutions
         pixels = (clips.contiguous() - self.mean) / self.std
         if self.is_slowfast:
-            return self.network([pixels[:, :, ::_SLOW], pixels])
+            return self.network([pixels[:, :, ::SLOW], pixels])
         return self.network(pixels)
-
-
-def _check_size(name: str, *, num_frames: int, crop_size: int) -> None:
-    frames = {"slowfast": _SLOW, "mvit": 2}.get(name.split("_", maxsplit=1)[0], 1)
-    wrong = ""
-    if num_frames % frames:
-        wrong = f"data.num_frames ({num_frames}) must be a multiple of {frames}"
-    elif crop_size < _STRIDE:
-        wrong = f"data.crop_size ({crop_size}) must be at least {_STRIDE}"
-    elif name.startswith("mvit") and crop_size % 4:
-        wrong = f"data.crop_size ({crop_size}) must be a multiple of 4"
-    if wrong:
-        raise ValueError(f"{wrong} with model.name={name}")

@@ -1,7 +1,5 @@
 """Model sizes, and building models from settings."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import overload
 
 from torch import nn
@@ -15,39 +13,15 @@ from hpm_video.config import (
 )
 from hpm_video.models.baselines import Baseline
 from hpm_video.models.classifier import Classifier
+from hpm_video.models.grid import TokenShape
 from hpm_video.models.hpm import HPM, HPMOutput
-from hpm_video.models.resample import TokenShape
+from hpm_video.models.sizes import SIZES, check_layers, decoder_size, encoder_size
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import ViTSize, init_linear
 
 __all__ = ["HPM", "Baseline", "Classifier", "HPMOutput", "build_classifier", "build_model"]
 
 DROP_PATH = 0.1  # default of model.drop_path for transformer classifiers
-
-
-@dataclass(frozen=True)
-class Size:
-    """Size of an encoder and its decoder, which share the MLP ratio."""
-
-    width: int
-    depth: int
-    heads: int
-    decoder_width: int
-    decoder_heads: int
-    mlp_ratio: float = 4.0
-
-
-# small to huge: VideoMAE. huge_v2 (another decoder) and giant: VideoMAE V2, which shares small to
-# large. tiny: ours.
-SIZES = {
-    "tiny": Size(192, 12, 3, 96, 3),
-    "small": Size(384, 12, 6, 192, 3),
-    "base": Size(768, 12, 12, 384, 6),
-    "large": Size(1024, 24, 16, 512, 8),
-    "huge": Size(1280, 32, 16, 640, 8),
-    "huge_v2": Size(1280, 32, 16, 512, 8),
-    "giant": Size(1408, 40, 16, 512, 8, mlp_ratio=48 / 11),
-}
 
 
 @overload
@@ -104,9 +78,7 @@ def build_model(
     weights that will be loaded, if it differs.
     """
     size, encoder = SIZES[config.size], _encoder_size(config, config.drop_path)
-    width = config.decoder_width or size.decoder_width
-    heads = config.decoder_heads or size.decoder_heads
-    _check_heads("model.decoder_", width, heads)
+    width, heads = decoder_size(config)
     model = HPM(
         grid,
         encoder,
@@ -138,20 +110,10 @@ def _target_outputs(config: PretrainConfig) -> int | None:
         width = size.width
     if width is None:
         raise ValueError(
-            "loss.target_width (null) must be given to build a model of loss.target=frozen: it is "
-            f"the width of loss.target_model ({loss.target_model})"
+            "loss.target_width (null) must be set to build a model with loss.target=frozen; set it "
+            f"to the width of loss.target_model ({loss.target_model})"
         )
     return len(loss.target_layers) * width
-
-
-def check_layers(layers: Sequence[int], depth: int, *, setting: str = "loss.target_layers") -> None:
-    """Raise ValueError if a setting names a block that the model does not have."""
-    wrong = [layer for layer in layers if not -depth <= layer < depth]
-    if wrong or len({layer % depth for layer in layers}) < len(layers):
-        raise ValueError(
-            f"{setting} ({list(layers)}) must name blocks from 0 to {depth - 1}, or from "
-            f"-{depth} to -1, each once: the model has {depth}"
-        )
 
 
 def build_classifier(
@@ -191,8 +153,7 @@ def build_classifier(
 
 def _encoder_size(config: EncoderConfig, drop_path: float) -> ViTSize:
     size = SIZES[config.size]
-    width, heads = config.width or size.width, config.heads or size.heads
-    _check_heads("model.", width, heads)
+    width, heads = encoder_size(config)
     return ViTSize(
         tubelet_size=config.tubelet_size,
         patch_size=config.patch_size,
@@ -232,21 +193,6 @@ def size_of_target(config: PretrainConfig) -> int:
     width = loss.target_width or model.width or SIZES[model.size].width
     decoder_width = model.decoder_width or SIZES[model.size].decoder_width
     return len(loss.target_layers) * width * decoder_width
-
-
-def _check_heads(prefix: str, width: int, heads: int) -> None:
-    if width % heads:
-        raise ValueError(f"{prefix}width ({width}) must be a multiple of {prefix}heads ({heads})")
-
-
-def heads_of(size: str, heads: int | None) -> int:
-    """Attention heads of an encoder: the setting if given, else the size's."""
-    return heads or SIZES[size].heads
-
-
-def decoder_heads_of(size: str, heads: int | None) -> int:
-    """Attention heads of a decoder: the setting if given, else the size's."""
-    return heads or SIZES[size].decoder_heads
 
 
 def token_grid(config: EncoderConfig, *, num_frames: int, crop_size: int) -> TokenGrid:

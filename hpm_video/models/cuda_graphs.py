@@ -33,7 +33,8 @@ def choose_cuda_graphs(asked: Switch, world: World, *, compiled: bool) -> tuple[
         reason = f"{world.size} processes"
     if asked == "true" and reason:
         raise ValueError(
-            f"run.cuda_graphs (true) needs one process and a CUDA device, not {reason}: use auto"
+            f"run.cuda_graphs (true) needs one process and a CUDA device (this run: {reason}); "
+            "use run.cuda_graphs=auto"
         )
     if asked != "auto":
         return asked, None
@@ -93,7 +94,7 @@ class Replayed(Generic[Result]):
                 self._captured.clear()
                 said = str(error).strip().splitlines() or ["no reason given"]
                 self._say(
-                    "run.cuda_graphs: steps run without, as capturing one failed: "
+                    "run.cuda_graphs: steps run without CUDA graphs, as capturing one failed: "
                     f"{type(error).__name__}: {said[0]}"
                 )
                 return self._function(*given, **named)

@@ -57,9 +57,7 @@ def choose_precision(
     _check(kept, world.device, setting)
     if kept == best.precision:
         return Choice(kept, "as before")
-    return Choice(
-        kept, f"as before; a new run here would take {best.precision}, because {best.why}"
-    )
+    return Choice(kept, f"as before; a new run here would use {best.precision}, because {best.why}")
 
 
 def _check(precision: Precision, device: torch.device, setting: str) -> None:

@@ -12,40 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hpm_video.models.tokens import TokenGrid
+from hpm_video.models.grid import TokenGrid, TokenShape
 
 Weights = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class TokenShape:
-    """Extent of one token, tubelet_size frames x patch_size x patch_size pixels, e.g. (2, 16)."""
-
-    tubelet_size: int
-    patch_size: int
-
-    @property
-    def num_values(self) -> int:
-        """Pixel values of a token, P."""
-        return self.tubelet_size * self.patch_size**2 * 3
-
-    def grid(self, *, num_frames: int, crop_size: int) -> TokenGrid:
-        """Token grid of a square clip; raises ValueError if it does not divide evenly."""
-        if num_frames % self.tubelet_size:
-            raise ValueError(
-                f"data.num_frames ({num_frames}) must be a multiple of "
-                f"model.tubelet_size ({self.tubelet_size})"
-            )
-        if crop_size % self.patch_size:
-            raise ValueError(
-                f"data.crop_size ({crop_size}) must be a multiple of "
-                f"model.patch_size ({self.patch_size})"
-            )
-        side = crop_size // self.patch_size
-        return TokenGrid(num_frames // self.tubelet_size, side, side)
-
-    def __str__(self) -> str:
-        return f"{self.tubelet_size} x {self.patch_size} x {self.patch_size} pixels"
 
 
 def interpolate_tokens(values: Tensor, old: TokenGrid, new: TokenGrid) -> Tensor:
@@ -75,7 +44,7 @@ def resample_embedding(weight: Tensor, old: TokenShape, new: TokenShape) -> Tens
     like an image would scale embeddings by P' / P instead.
     """
     if weight.shape[1] != old.num_values:
-        raise ValueError(f"weight {tuple(weight.shape)} is none of an embedding of {old}")
+        raise ValueError(f"weight {tuple(weight.shape)} does not fit an embedding of {old}")
     if old == new:
         return weight
     # Weights are multiplied with the pseudo-inverse of the matrix that resizes pixels
@@ -93,7 +62,7 @@ def resample_head(values: Tensor, old: TokenShape, new: TokenShape) -> Tensor:
     The new output equals the old one resized to the new token shape (linear, with antialiasing).
     """
     if len(values) != old.num_values:
-        raise ValueError(f"values {tuple(values.shape)} are none of a head for {old}")
+        raise ValueError(f"values {tuple(values.shape)} do not fit a head for {old}")
     if old == new:
         return values
     time = _resizing(old.tubelet_size, new.tubelet_size)

@@ -14,36 +14,16 @@ Tokens are in raster order (time, row, column) everywhere. In a mask, True means
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from hpm_video.models.grid import TokenGrid
 
-@dataclass(frozen=True)
-class TokenGrid:
-    """Number of tokens of a clip along (time, height, width), e.g. (8, 14, 14)."""
-
-    time: int
-    height: int
-    width: int
-
-    def __post_init__(self) -> None:
-        for name in ("time", "height", "width"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"grid {name} ({getattr(self, name)}) must be at least 1")
-
-    def __str__(self) -> str:
-        return f"{self.time} x {self.height} x {self.width} tokens"
-
-    @property
-    def num_tokens(self) -> int:
-        return self.time * self.height * self.width
-
-    @property
-    def num_tubes(self) -> int:
-        """Number of tubes, that is, of (row, column) positions."""
-        return self.height * self.width
+__all__ = [
+    "TokenGrid", "as_patches", "gather_tokens", "normalize_targets", "patchify", "scatter_tokens",
+    "split_mask", "unpatchify",
+]  # fmt: skip
 
 
 def patchify(clips: Tensor, grid: TokenGrid) -> Tensor:

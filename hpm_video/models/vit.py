@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hpm_video.models.attention import attention
+from hpm_video.models.grid import TokenShape
 from hpm_video.models.pixels import standardize
 from hpm_video.models.projections import apply_linear, gelu_of_linear, heads_of_linear
-from hpm_video.models.resample import Tokens, TokenShape, interpolate_tokens
+from hpm_video.models.resample import Tokens, interpolate_tokens
 from hpm_video.models.residual import add_and_norm
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.weight_casts import cast_together
@@ -50,7 +51,7 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
-        assert width % heads == 0, f"width {width} of {heads} heads"
+        assert width % heads == 0, f"width {width} must be a multiple of {heads} heads"
         self.heads = heads
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))

@@ -87,7 +87,9 @@ def pick_device(name: str, *, setting: str) -> torch.device:
     if facts.signs and (name == "cuda" or not facts.are_hidden):
         raise ValueError(without_gpu(facts, setting=setting, value=name))
     if name == "cuda":
-        raise ValueError(f"{setting} (cuda) needs a CUDA device; there is none here: use cpu")
+        raise ValueError(
+            f"{setting} (cuda) needs a CUDA device, but this machine has none: use cpu"
+        )
     if facts.are_hidden:
         _say_hidden()
     return torch.device("cpu")
@@ -109,7 +111,7 @@ def keep_float32() -> None:
 def _say_hidden() -> None:
     """Print the message once per process, on rank 0."""
     if find_place().rank == 0:
-        sys.stderr.write("device: cpu, as CUDA_VISIBLE_DEVICES hides the GPUs\n")
+        sys.stderr.write("device: cpu, because CUDA_VISIBLE_DEVICES hides the GPUs\n")
 
 
 @contextmanager
@@ -175,8 +177,8 @@ def _own_gpu(place: Place) -> torch.device:
     index = 0 if count == 1 else place.local_rank
     if index >= count:
         raise ValueError(
-            f"process {index} of {socket.gethostname()} has no GPU, as there are {count}: "
-            "there must be at most as many processes on a machine as GPUs"
+            f"process {index} on {socket.gethostname()} has no GPU: start at most {count} "
+            "processes there, one per GPU"
         )
     return torch.device("cuda", index)
 
@@ -185,11 +187,11 @@ def _what_happened(error: RuntimeError, place: Place, limit: str) -> str:
     me = f"rank {place.rank} of {place.size} on {socket.gethostname()}"
     if re.search("time[d -]*out", str(error), re.IGNORECASE):
         return (
-            f"{me} got no answer from the others within {limit}: "
-            "one of them hangs; see their logs, and docs/slurm.md on what to do"
+            f"{me} got no answer from the other ranks within {limit}: "
+            'one of them hangs; see their logs, and "When it hangs" in docs/slurm.md'
         )
     reason = str(error).strip().splitlines()[0]
-    return f"{me} lost another process, which has ended: see the others' logs ({reason})"
+    return f"{me} lost another process, which has ended: see the logs of the other ranks ({reason})"
 
 
 class _Replicated(nn.Module):
@@ -283,7 +285,7 @@ def _values(parts: list[Tensor], sizes: list[int]) -> list[Any]:
         try:
             values.append(read_message(part[: sizes[rank]].cpu().numpy().tobytes()))
         except ValueError as error:
-            raise CommunicationError(f"rank {rank} sent no message of ours: {error}") from error
+            raise CommunicationError(f"rank {rank} sent unexpected data: {error}") from error
     return values
 
 

@@ -69,7 +69,9 @@ def own_file(path: str | Path, flags: int) -> int:
         owner = os.lstat(path).st_uid
         ours = (0, os.geteuid())
         if owner not in ours and owner != owner_of_new_files(Path(path).parent):
-            raise PermissionError(errno.EPERM, "is a link of another user's", str(path)) from error
+            raise PermissionError(
+                errno.EPERM, "is a link that another user made", str(path)
+            ) from error
         return os.open(path, flags, 0o666)
 
 
@@ -84,15 +86,15 @@ def own_folder(folder: Path, *, mode: int = 0o777) -> None:
             folder.mkdir(mode)
         about = folder.lstat()
         if not stat.S_ISDIR(about.st_mode):
-            kind = "a link" if stat.S_ISLNK(about.st_mode) else "no folder"
-            raise ValueError(f"{folder} is {kind}: remove it, as it must be a folder of yours")
+            kind = "a link" if stat.S_ISLNK(about.st_mode) else "not a folder"
+            raise ValueError(f"{folder} is {kind}: must be a folder that you own; remove it")
         if about.st_uid != owner_of_new_files(folder.parent):
             raise ValueError(
-                f"{folder} belongs to another user ({about.st_uid}): must be yours; remove it, or "
-                "choose another place"
+                f"{folder} belongs to another user ({about.st_uid}): must be a folder that you "
+                "own; remove it, or choose another place"
             )
     except OSError as error:
-        raise ValueError(f"{folder} cannot be made: {error.strerror}") from error
+        raise ValueError(f"{folder} cannot be created: {error.strerror}") from error
 
 
 def owner_of_new_files(folder: Path) -> int:
@@ -128,7 +130,7 @@ def write_atomically(path: Path, lines: Iterable[str]) -> None:
         ):
             file.writelines(lines)
     except UnicodeEncodeError as error:
-        raise ValueError(f"{path}: {error.object!r} is not text") from error
+        raise ValueError(f"{path}: {error.object!r} is not valid Unicode") from error
 
 
 def write_csv(path: Path, header: Sequence[object], rows: Iterable[Sequence[object]]) -> None:
@@ -160,7 +162,10 @@ def check_is_ours(path: Path, *, name: str, columns: Sequence[str] = ()) -> None
     """
     try:
         if path.exists() and not (path.is_file() and _says_ours(path, columns)):
-            raise ValueError(f"{name} ({path}) must be a new file or one of {OURS}'s: is another")
+            raise ValueError(
+                f"{name} ({path}) must be a new file or one that {OURS} wrote: move this file, or "
+                "choose another place"
+            )
     except OSError as error:
         raise ValueError(f"{name} ({path}) cannot be read: {error.strerror}") from error
 
@@ -202,7 +207,7 @@ def make_folder(path: str | Path, *, name: str) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise ValueError(f"{name} ({folder}): {error.strerror}; must be writable") from error
+        raise ValueError(f"{name} ({folder}) must be writable: {error.strerror}") from error
     return folder
 
 

@@ -32,8 +32,8 @@ def _is_able(device: torch.device) -> bool:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         warnings.warn(
             f"Triton cannot run on {device} ({reason}), so PyTorch's own operators compute the "
-            "losses and norms: the same numbers, more slowly. A C compiler (gcc) and the headers "
-            "of Python are what is mostly missing",
+            "losses and norms: the same results, more slowly. Usually a C compiler (gcc) or the "
+            "Python headers (python3-dev) are missing: install them",
             RuntimeWarning,
             stacklevel=3,
         )

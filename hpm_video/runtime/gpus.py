@@ -74,10 +74,12 @@ def without_gpu(facts: GpuFacts, *, setting: str, value: str) -> str:
         cpu += " or CUDA_VISIBLE_DEVICES=''"
     # Not enough evidence: the variable may be left over from elsewhere
     are_there = any(sign.startswith("/") for sign in facts.signs)
-    claim = f"there are some ({signs})" if are_there else f"the environment names some ({signs})"
+    claim = (
+        f"the machine has some ({signs})" if are_there else f"the environment names some ({signs})"
+    )
     if not are_there:
         names = " ".join(sign.partition("=")[0] for sign in facts.signs)
-        remedy += f", or, where there are none, unset {names}"
+        remedy += f", or, if there are none, unset {names}"
     return (
         f"{setting} ({value}) finds no GPU that PyTorch can use, although {claim}: "
         f"{reason}{said}; {remedy}, or choose {cpu}"
@@ -86,7 +88,7 @@ def without_gpu(facts: GpuFacts, *, setting: str, value: str) -> str:
 
 def _reason(facts: GpuFacts) -> tuple[str, str]:
     """The first reason that applies, and its remedy."""
-    containers = "start a container with its GPUs (docker --gpus all, apptainer --nv)"
+    containers = "start the container with GPUs (docker --gpus all, apptainer --nv)"
     reasons = [
         (facts.are_hidden, f"CUDA_VISIBLE_DEVICES ({facts.visible!r}) hides them", "unset it"),
         (
@@ -115,9 +117,9 @@ def _reason(facts: GpuFacts) -> tuple[str, str]:
         (
             facts.visible is not None,
             f"CUDA_VISIBLE_DEVICES ({facts.visible}) may name none of them",
-            "name some that nvidia-smi lists",
+            "set it to GPUs that nvidia-smi lists",
         ),
-        (True, "CUDA does not start", "look whether nvidia-smi works"),
+        (True, "CUDA does not start", "check that nvidia-smi works"),
     ]
     return next((reason, remedy) for holds, reason, remedy in reasons if holds)
 

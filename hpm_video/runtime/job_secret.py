@@ -31,8 +31,8 @@ def job_secret(environment: Mapping[str, str] = os.environ) -> str:
         return _of_user(secret_file())
     if len(secret) < _LEAST_CHARACTERS:
         raise ValueError(
-            f"{VARIABLE} ({len(secret)} characters) must have at least {_LEAST_CHARACTERS}: "
-            f"{_HOW_TO_SET}"
+            f"{VARIABLE} ({len(secret)} characters) must have at least {_LEAST_CHARACTERS} "
+            f"characters: {_HOW_TO_SET}"
         )
     return secret
 
@@ -75,8 +75,8 @@ def _read(file: Path) -> str:
             is_ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
             if not is_ours or status.st_mode & 0o077:
                 raise ValueError(
-                    f"the secret of this user's jobs ({file}) must be a file of yours that nobody "
-                    "else can read: remove it, and the next start makes a new one"
+                    f"the secret of this user's jobs ({file}) must be a file that you own and "
+                    "nobody else can read: remove it, and the next start makes a new one"
                 )
             line = opened.readline(1000)
         if line.endswith("\n") and len(line) > _LEAST_CHARACTERS:

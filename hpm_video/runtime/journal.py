@@ -83,7 +83,7 @@ class Journal(AbstractContextManager["Journal"]):
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             self._file.close()
-            raise ValueError(f"{path} is in use: the same command is running already") from error
+            raise ValueError(f"{path} is in use: the same command is already running") from error
         self.entries = Entries(path)
         self._file.truncate(self.entries.num_bytes)
         self._synced = time.monotonic()

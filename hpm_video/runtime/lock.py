@@ -141,7 +141,8 @@ def _wait_for_a_beat(file: Path, holder: str) -> None:
     """Raise FolderInUse at the holder's next heartbeat; return if there is none, or if it lets
     go."""
     sys.stderr.write(
-        f"{file} is held by {_who(holder)}: looking for {_PATIENCE_S:g} s whether it is alive\n"
+        f"{file} is held by {_who(holder)}: waiting up to {_PATIENCE_S:g} s to see whether it "
+        "still runs\n"
     )
     give_up = time.monotonic() + _PATIENCE_S
     while time.monotonic() < give_up:

@@ -45,7 +45,7 @@ def describe_machine(ranks: Sequence[tuple[str, str]], device: torch.device) -> 
             versions.append("NCCL " + ".".join(map(str, torch.cuda.nccl.version())))
         tf32 = torch.get_float32_matmul_precision() != "highest", torch.backends.cudnn.allow_tf32
         products, convolutions = ("on" if each else "off" for each in tf32)
-        versions.append(f"TF32 {products} in products, {convolutions} in convolutions")
+        versions.append(f"TF32 {products} in matrix products, {convolutions} in convolutions")
     if torch.are_deterministic_algorithms_enabled():
         versions.append("deterministic algorithms")
     return [f"machine: {on}: {devices}", f"software: {', '.join(versions)}"]

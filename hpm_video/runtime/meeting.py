@@ -145,8 +145,8 @@ async def _gather(place: Place, key: bytes, timeout: timedelta, limit: str) -> S
     except asyncio.TimeoutError as error:
         ranks = ", ".join(map(str, guests.missing))
         raise CommunicationError(
-            f"rank 0 on {socket.gethostname()} was not reached by rank {ranks} within {limit}: "
-            f"see their logs{_same_secret()}"
+            f"rank 0 on {socket.gethostname()} was not reached within {limit} by rank {ranks}: "
+            f"see the logs of these ranks{_same_secret()}"
         ) from error
     finally:
         server.close()

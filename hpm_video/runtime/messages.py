@@ -30,7 +30,7 @@ def read_message(data: bytes) -> Any:
         end = _LENGTH.size + length
         return _value(json.loads(data[_LENGTH.size : end]), load(data[end:]))
     except (struct.error, SafetensorError, LookupError, TypeError, RecursionError) as error:
-        raise ValueError(f"no message: {error}") from error
+        raise ValueError(f"invalid message: {error}") from error
 
 
 def _plain(value: Any, tensors: dict[str, Tensor]) -> Any:
@@ -65,4 +65,4 @@ def _value(plain: Any, tensors: dict[str, Tensor]) -> Any:
         return tuple(entries)
     if kind == "dict":
         return {_value(k, tensors): _value(v, tensors) for k, v in entries}
-    raise ValueError(f"no message: {kind}")
+    raise ValueError(f"invalid message: {kind}")

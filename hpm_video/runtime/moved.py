@@ -7,10 +7,12 @@ import sys
 import warnings
 from collections.abc import Callable, Mapping
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
+
+if TYPE_CHECKING:
+    from importlib.abc import Loader  # whose import takes longer than that of this package
 
 MODULES = {
     "hpm_video.backbone": "hpm_video.evaluate.frozen_encoder",
@@ -37,11 +39,11 @@ MODULES = {
 }
 
 
-class _Moved(MetaPathFinder, Loader):
-    """Imports the modules above from their new place."""
+class _Moved:
+    """Imports the modules above from their new place: a finder and loader of the import system."""
 
     def find_spec(self, fullname: str, *_: object) -> ModuleSpec | None:
-        return ModuleSpec(fullname, self) if fullname in MODULES else None
+        return ModuleSpec(fullname, cast("Loader", self)) if fullname in MODULES else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         new = MODULES[spec.name]

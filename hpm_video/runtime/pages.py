@@ -8,6 +8,7 @@ Content-Security-Policy: it runs its own script and nothing else, and fetches no
 import base64
 import hashlib
 import io
+import re
 from functools import lru_cache
 from pathlib import PurePath
 
@@ -20,6 +21,8 @@ from PIL import Image
 from hpm_video.runtime.files import printable
 
 Frames = npt.NDArray[np.uint8]
+_MOST_LETTERS = 28  # of a name in a narrow place
+_NEGATIVE_ZERO = re.compile(r"-0(\.0*)?%?")
 
 
 def page(package: str, template: str, **values: object) -> str:
@@ -32,8 +35,8 @@ def _environment(package: str) -> Environment:
     """Finds the templates of a subpackage, and those that all share (base.html, parts.html).
 
     In templates ``asset(name)`` is the text of a file as it is, such as a style, ``digest(text)``
-    what allows a style or a script, ``value | number(".3f")`` a number in a format of Python's, and
-    ``path | short`` its `short` name.
+    what allows a style or a script, ``value | number(".3f")`` a `number` in a format of Python's,
+    ``path | short`` its `short` name, and ``name | cut`` a name without its middle.
     """
     loader = ChoiceLoader(
         [PackageLoader(name, "assets") for name in (package, "hpm_video.runtime")]
@@ -46,8 +49,9 @@ def _environment(package: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    made.filters["number"] = format
+    made.filters["number"] = number
     made.filters["short"] = short
+    made.filters["cut"] = cut
     made.globals["digest"] = _digest
     made.globals["asset"] = lambda name: Markup(loader.get_source(made, name)[0])
     made.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
@@ -65,6 +69,18 @@ def short(path: str) -> str:
         part for part in PurePath(path).parts if part not in ("checkpoints", "history", "last")
     ]
     return "/".join(parts[-2:] if PurePath(path).suffix == ".pt" else parts[-1:]) or path
+
+
+def cut(name: str) -> str:
+    """A long name without its middle: names that begin alike often differ at the end."""
+    half = _MOST_LETTERS // 2
+    return name if len(name) <= _MOST_LETTERS else f"{name[:half]}…{name[1 - half :]}"
+
+
+def number(value: object, form: str) -> str:
+    """A number in a format of Python's; what is rounded to zero has no sign."""
+    text = format(value, form)
+    return text.removeprefix("-") if _NEGATIVE_ZERO.fullmatch(text) else text
 
 
 def _digest(text: str) -> str:

@@ -101,7 +101,8 @@ def curves(
     bottom = min(*heights, heights[0] if low is None else low)
     top = max(*heights, heights[0] if high is None else high)
     if bottom == top:
-        bottom, top = (bottom / 2, top * 2) if is_log else (bottom - 0.5, top + 0.5)
+        above = (bottom if low is None else low + 0.5) - 0.5  # a lower end that is given stays
+        bottom, top = (bottom / 2, top * 2) if is_log else (above, above + 1)
     scale = math.log if is_log else float
     places = [x for line in lines for x in line.x]
     first, last = min(places), max(places)
@@ -119,7 +120,7 @@ def curves(
         title,
         f"{title}: {'; '.join(says)}",
         x_name,
-        *(f"{first:g}", f"{last:g}", f"{bottom:.3g}", f"{top:.3g}"),
+        *(f"{first:g}", f"{last:g}", *_apart(bottom, top)),
         curves=[(line.name, [at(*p) for p in of]) for line, of in zip(lines, known, strict=True)],
     )
 
@@ -134,7 +135,7 @@ def histogram(values: Values, *, title: str, unit: str) -> Plot:
         title,
         f"{title}: {len(values)} from {values.min():.3g} to {values.max():.3g}",
         unit,
-        *(f"{edges[0]:.3g}", f"{edges[-1]:.3g}", "", str(tallest)),
+        *(*_apart(float(edges[0]), float(edges[-1])), "", str(tallest)),
         bars=[
             (LEFT + k * width, BASE - height, height, f"{unit} {start:.3g} to {end:.3g}: {count}")
             for k, (height, start, end, count) in enumerate(
@@ -156,3 +157,9 @@ def spread(values: Values, *, low: float, high: float) -> Spread:
 
 def _is_number(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
+
+
+def _apart(low: float, high: float) -> tuple[str, str]:
+    """Both ends of an axis, with as few digits as show that they differ, but at least three."""
+    written = [(f"{low:.{digits}g}", f"{high:.{digits}g}") for digits in range(3, 8)]
+    return next((pair for pair in written if pair[0] != pair[1]), written[-1])

@@ -36,8 +36,8 @@ def open_regular(path: str | Path) -> BufferedReader:
 def check_regular(path: str | Path, mode: int) -> None:
     """Raise ValueError if a file's mode is not that of a regular file."""
     if not stat.S_ISREG(mode):
-        kind = _KINDS.get(stat.S_IFMT(mode), "something else")
-        raise ValueError(f"{path} must be a regular file: is {kind}")
+        kind = _KINDS.get(stat.S_IFMT(mode), "a special file")
+        raise ValueError(f"{path} must be a regular file, but is {kind}")
 
 
 def read_text(
@@ -85,7 +85,7 @@ def read_json(path: str | Path) -> Any:
         raise ValueError(f"{path}: is not UTF-8 text: {error.reason}") from error
 
 
-_TOO_DEEP = f"is nested more than {MAX_DEPTH} deep"
+_TOO_DEEP = f"is nested more than {MAX_DEPTH} levels deep"
 
 
 def _is_shallow(value: Any) -> bool:

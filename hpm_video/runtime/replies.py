@@ -40,9 +40,9 @@ def read_reply(data: bytes) -> Any:
         end = _LENGTH.size + length
         value, rest = _value(json.loads(data[_LENGTH.size : end]), memoryview(data)[end:])
     except Exception as error:  # constructors may raise anything for unexpected values
-        raise ValueError(f"no reply: {error}") from error
+        raise ValueError(f"invalid reply: {error}") from error
     if len(rest):
-        raise ValueError(f"no reply: {len(rest)} bytes too many")
+        raise ValueError(f"invalid reply: {len(rest)} bytes too many")
     return value
 
 

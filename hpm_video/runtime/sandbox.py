@@ -94,8 +94,8 @@ def landlock_version() -> int:
 def describe(limits: Limits, *, is_offline: bool) -> str:
     """A log line on what workers with these limits can do."""
     version = landlock_version()
-    network = "no network" if is_offline else "no TCP, UDP only" if version >= 4 else "the network"
-    files = "no writing of files" if version >= 1 and not limits.may_write else "writing of files"
+    network = "no network" if is_offline else "UDP but no TCP" if version >= 4 else "network access"
+    files = "no file writes" if version >= 1 and not limits.may_write else "file writes"
     programs = "no other programs" if version >= 1 else "other programs"
     return f"{limits.memory_bytes / 2**30:g} GiB of memory each, {network}, {files}, {programs}"
 

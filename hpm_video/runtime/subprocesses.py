@@ -53,11 +53,12 @@ def failure_of(returncode: int, complaints: str) -> RuntimeError:
     """The error to raise for a failed subprocess."""
     if returncode == -signal.SIGKILL:
         return KilledError(
-            "a process of its own was killed (SIGKILL), as where memory runs out: choose a smaller "
-            "batch, model or clip"
+            "the benchmark subprocess was killed (SIGKILL), probably out of memory: choose a "
+            "smaller batch, model or clip"
         )
     how = signal.Signals(-returncode).name if returncode < 0 else f"exit code {returncode}"
-    return RuntimeError(f"a process of its own ended ({how}): {complaints[-2000:]}".rstrip(": "))
+    said = f"the benchmark subprocess failed ({how}): {complaints[-2000:]}"
+    return RuntimeError(said.rstrip(": "))
 
 
 @contextmanager

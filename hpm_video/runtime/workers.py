@@ -75,7 +75,7 @@ class WorkerDied(Exception):  # noqa: N818 - an outcome, not an error
         if self.exitcode is None:
             return "its process ended"
         if self.exitcode < 0:
-            return f"its process was ended by {signal.Signals(-self.exitcode).name}"
+            return f"its process was killed by {signal.Signals(-self.exitcode).name}"
         return f"its process ended with exit code {self.exitcode}"
 
 
@@ -166,7 +166,7 @@ class KillableWorker:
         if is_value:
             return value
         error, where = value
-        raise error from RuntimeError(f"raised by another process:\n{where}")
+        raise error from RuntimeError(f"raised in a worker process:\n{where}")
 
     def kill(self) -> None:
         """End the process and forget its items; a further `submit` starts a new one."""
@@ -483,4 +483,4 @@ def _opened(reply: Any) -> tuple[bool, Any]:
     match reply:
         case (True, _) | (False, (Exception(), str())):
             return reply
-    raise ValueError("no reply")
+    raise ValueError("invalid reply")

@@ -144,7 +144,7 @@ def _place_of(argument: str, given: str, words: Sequence[str], parser: Parser) -
         marked = [*words[:place], f"{given}?", *words[place + 1 :]]
         if words[place] == given and getattr(parse(parser, marked[1:]), argument) != given:
             return place
-    raise AssertionError(f"{given} is none of {words}")
+    raise AssertionError(f"{argument} ({given}) is not among {words}")
 
 
 def make_plan(
@@ -171,7 +171,9 @@ def make_plan(
     schema = JOBS[command.job]
     if num_parts is not None or schema is None:
         if num_parts is None and sweep is not None:
-            raise ValueError(f"sweep ({sweep}) must be of a job with settings, not {command.name}")
+            raise ValueError(
+                f"sweep ({sweep}) needs a job with settings, which {command.name} does not have"
+            )
         parts = None if num_parts is None else _parts(command, num_parts, sweep)
         tasks = parts or _variants(command, None, None)
         workers, inputs = _workers(command), _named_paths(command, None)
@@ -181,9 +183,12 @@ def make_plan(
     is_run = hasattr(config, "run")
     folder: str | None = config.run.output_dir if is_run else None
     if is_run and not folder:
-        raise ValueError("run.output_dir (null) must name a folder for the run")
+        raise ValueError(
+            "run.output_dir (null) must name a folder for the run: give "
+            "run.output_dir=outputs/first"
+        )
     if folder is not None and "%" in folder:
-        raise ValueError(f"run.output_dir ({folder}) must be without %, which SLURM replaces")
+        raise ValueError(f"run.output_dir ({folder}) must not contain %, which SLURM replaces")
     if folder is not None:
         check_line("run.output_dir", folder)
     tasks, runs = _variants(command, sweep, folder), []
@@ -198,7 +203,9 @@ def make_plan(
     if folder is None:
         return Plan(command, tasks, loader_workers=config.num_workers, inputs=inputs)
     if sweep is not None and (Path(folder) / "config.yaml").exists():
-        raise ValueError(f"run.output_dir ({folder}) holds a run: must be another one for a sweep")
+        raise ValueError(
+            f"run.output_dir ({folder}) must be another folder for a sweep: it already holds a run"
+        )
     at_once = config.data.batch_size
     videos = None if isinstance(at_once, str) else at_once * config.optim.accumulation
     workers = config.data.num_workers
@@ -265,7 +272,9 @@ def _variants(command: Command, sweep: str | None, folder: str | None) -> tuple[
     tasks = []
     for name, settings in combinations(sweep).items():
         if any(setting.startswith("run.output_dir=") for setting in settings):
-            raise ValueError("sweep (run.output_dir) must be without it: each run gets its own")
+            raise ValueError(
+                f"sweep ({sweep}) must not set run.output_dir: each run gets a folder of its own"
+            )
         place = None if parent is None else os.path.join(parent, name)
         own = settings if place is None else (*settings, f"{option}={place}")
         places = (None, _absolute(place)) if folder is None else (_absolute(place), None)
@@ -276,9 +285,12 @@ def _variants(command: Command, sweep: str | None, folder: str | None) -> tuple[
 def _results(command: Command, sweep: str) -> str | None:
     """The parent folder for the results of a sweep's tasks; None for jobs that write none."""
     if command.job in ("features", "predict"):
-        raise ValueError(f"sweep ({sweep}) must not be of {command.job}, whose output is one file")
+        raise ValueError(
+            f"sweep ({sweep}) must not be used with {command.job}, which writes a single file: "
+            "submit one job per file"
+        )
     if command.job == "evaluate" and command.namespace.output_dir is None:
-        raise ValueError(f"sweep ({sweep}) of evaluate needs -o DIR: each task has a folder there")
+        raise ValueError(f"sweep ({sweep}) of evaluate needs -o DIR: each task gets a folder in it")
     return getattr(command.namespace, "output_dir", None)
 
 
@@ -305,11 +317,13 @@ def _parts(command: Command, num_parts: int, sweep: str | None) -> tuple[Task, .
     """A task for each part of a job."""
     if command.name not in _SPLIT or sweep is not None:
         raise ValueError(
-            f"slurm.array ({num_parts}) must be left out of {command.name}: it splits "
-            f"{' and '.join(_SPLIT)}; a sweep sets its own, of which %M limits how many run at once"
+            f"slurm.array ({num_parts}) must not be given for {command.name}: it splits only "
+            f"{' and '.join(_SPLIT)}; with a sweep give %M, which limits how many run at once"
         )
     if command.namespace.part != "1/1":
-        raise ValueError(f"part ({command.namespace.part}) must be left out: slurm.array sets it")
+        raise ValueError(
+            f"part ({command.namespace.part}) must not be given with slurm.array, which sets it"
+        )
     parts = [f"{part}/{num_parts}" for part in range(1, num_parts + 1)]
     output = _output(command)
     return tuple(

@@ -90,9 +90,9 @@ def _runtime(image: str) -> str:
         if shutil.which(program) is not None:
             return program
     raise ValueError(
-        f"slurm.container ({image}) needs pyxis (srun --help does not show --container-image), "
-        "apptainer or singularity, and this machine has none on its PATH: load one first, for "
-        "example with `module load apptainer`; the job inherits it"
+        f"slurm.container ({image}) needs pyxis, apptainer or singularity: srun --help does not "
+        "show --container-image (pyxis), and the PATH has neither program; load one first, for "
+        "example with `module load apptainer`, and the job inherits it"
     )
 
 

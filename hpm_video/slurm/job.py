@@ -68,7 +68,7 @@ def _requeue(stopped: str, environment: submitit.JobEnvironment) -> None:
     # SIGUSR2 announces the time limit. SIGTERM announces preemption, but also follows cancellation
     # or requeueing: only SLURM knows which.
     if stopped == "SIGINT" or (stopped == "SIGTERM" and not _is_running(environment.raw_job_id)):
-        _say(f"{stopped}: not requeued from here, as the job is being ended")
+        _say(f"{stopped}: the job is being ended, so it does not requeue itself")
         return
     on_time_limit = signal.getsignal(signal.SIGUSR2)  # submitit's
     assert callable(on_time_limit)
@@ -80,9 +80,9 @@ def _requeue(stopped: str, environment: submitit.JobEnvironment) -> None:
     except (OSError, subprocess.SubprocessError) as error:
         if isinstance(error, FileNotFoundError) and (file := os.environ.get(REQUEUE_FILE)):
             Path(file).touch()
-            _say("saved; the job's script requeues it, as the container has no scontrol")
+            _say("saved; the container has no scontrol, so the job's script requeues it")
             return
-        _say(f"cannot requeue this job from its node ({error}); it has saved: {_AGAIN}")
+        _say(f"cannot requeue this job from its node ({error}); the run is saved: {_AGAIN}")
 
 
 def _say(message: str) -> None:

@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--root",
         action="append",
         metavar="DIR",
-        help="folder below which to look for records of submissions (default: all of this user)",
+        help="search below this folder for records of submissions (default: those of this user)",
     )
     parser.add_argument("--all", action="store_true", help="also list jobs that ended long ago")
     parser.add_argument(
@@ -73,10 +73,10 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if not found:
         action = f"jobs {arguments.action}"
-        raise ValueError(f"{action} needs the ID of a job, as hpm-video jobs lists it")
+        raise ValueError(f"{action} needs the ID of a job; list them with `hpm-video jobs`")
     if arguments.action == "follow":
         if len(found) > 1:
-            raise ValueError(f"jobs follow ({' '.join(arguments.ids)}) must be of one job")
+            raise ValueError(f"jobs follow ({' '.join(arguments.ids)}) must have a single ID")
         submission, task = found[0]
         _follow(submission, task or submission.tasks[0])
         return 0
@@ -89,12 +89,17 @@ def run(arguments: argparse.Namespace) -> int:
 def _find(name: str, submissions: list[Submission]) -> tuple[Submission, TaskRecord | None]:
     """The submission with an ID, and the task if the ID is that of a task."""
     if not re.fullmatch(r"\d+(_\d+)?", name):
-        raise ValueError(f"ID ({name}) must be that of a job, as 123 or, of an array's task, 123_4")
+        raise ValueError(
+            f"ID ({name}) must be that of a job, such as 123, or of an array task, such as 123_4"
+        )
     for one in reversed(submissions):  # newest first: local IDs are process IDs, which recur
         task = next((task for task in one.tasks if task.id == name), None)
         if task is not None or name == one.id:
             return one, task
-    raise ValueError(f"ID ({name}) must be that of a job which hpm-video submit has submitted")
+    raise ValueError(
+        f"ID ({name}) must belong to a job submitted with hpm-video submit; list them with "
+        "`hpm-video jobs --all`"
+    )
 
 
 def _list(submissions: list[Submission], *, everything: bool, as_json: bool) -> None:
@@ -116,14 +121,14 @@ def _list(submissions: list[Submission], *, everything: bool, as_json: bool) -> 
     if as_json:
         return
     if not tasks:
-        print("no jobs: hpm-video submit makes some; --root DIR looks below a folder")
+        print("no jobs: submit one with `hpm-video submit JOB ...`, or search with --root DIR")
         return
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     for row in rows:
         cells = (f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
         print(printable("  ".join(cells).rstrip()))
     if len(states) > len(tasks):
-        print(f"and {len(states) - len(tasks)} older: --all")
+        print(f"and {len(states) - len(tasks)} older; --all lists them")
 
 
 def _progress(task: TaskRecord) -> Progress:
@@ -189,7 +194,7 @@ def _cancel(name: str, submission: Submission) -> None:
         control(["scancel", name], what=f"job {name} cannot be cancelled")
         return
     if (process := local_process(submission)) is None:
-        raise ValueError(f"job {name} cannot be cancelled: it does not run on this machine")
+        raise ValueError(f"job {name} cannot be cancelled: it is not running on this machine")
     os.kill(process, signal.SIGTERM)
 
 
@@ -197,7 +202,7 @@ def _requeue(name: str, submission: Submission) -> None:
     again = f"cd {shlex.quote(submission.cwd)} && hpm-video submit {shlex.join(submission.command)}"
     what = f"job {name} cannot be requeued (to submit it again: {again})"
     if submission.cluster != "slurm":
-        raise ValueError(f"{what}: it ran on a machine without a queue")
+        raise ValueError(f"{what}: it ran without SLURM")
     control(["scontrol", "requeue", name], what=what)
 
 

@@ -297,13 +297,13 @@ def _make_private(folder: Path) -> None:
     if about.st_uid != owner_of_new_files(folder):
         raise ValueError(
             f"folder ({folder}) belongs to another user ({about.st_uid}), who could change what "
-            "the job executes: give --folder DIR, a folder of yours"
+            "the job executes: give a folder of your own with --folder DIR"
         )
     if about.st_mode & 0o022:
         if any(folder.iterdir()) and not has_records(folder):
             raise ValueError(
-                f"folder ({folder}) is open to others, who could change what the job executes: "
-                f"run `chmod go-w {shlex.quote(str(folder))}`, or give --folder DIR, a new folder"
+                f"folder ({folder}) is writable by others, who could change what the job executes: "
+                f"run `chmod go-w {shlex.quote(str(folder))}`, or give a new --folder DIR"
             )
         folder.chmod(0o700)  # earlier versions followed the umask
 
@@ -329,7 +329,7 @@ def _record(order: Order, jobs: list[submitit.Job[int]], cluster: str) -> None:
     try:
         add_record(order.folder, record)
     except OSError as error:
-        print(f"hpm-video jobs may not show it: {error.filename}: {error.strerror}")
+        print(f"hpm-video jobs may not list this job: {error.filename}: {error.strerror}")
     nodes = f"{request.nodes} nodes" if request.nodes > 1 else "1 node"
     size = "this machine" if cluster == "local" else nodes
     if cluster == "local" or request.tasks_per_node > 1:
@@ -344,7 +344,7 @@ def _record(order: Order, jobs: list[submitit.Job[int]], cluster: str) -> None:
     if plan.videos_per_step is not None and videos is None:
         videos = plan.videos_per_step * request.nodes * request.tasks_per_node
     if videos is not None:
-        print(f"videos      {videos:,} per step of the optimizer")
+        print(f"videos      {videos:,} per optimizer step")
     print(f"code        {shown(record.code)}")
     if len(tasks) > 1:
         width = max(len(task.id) for task in tasks)

@@ -38,46 +38,48 @@ _EXTRA_TOO = {"reservation", "container", "container_mounts"}
 class SlurmConfig:
     nodes: int = setting(1, "number of machines")
     gpus_per_node: str | None = setting(
-        None, "GPUs of a node, N or TYPE:N, one process for each; default 1, for data jobs 0"
+        None, "GPUs per node, N or TYPE:N, with one process each; default 1, for data jobs 0"
     )
     tasks_per_node: int | None = setting(
-        None, "processes of a node; default one for each GPU, or one"
+        None, "processes per node; default one per GPU, or one without GPUs"
     )
     cpus_per_task: int | None = setting(
-        None, "cores of a process; default its loader workers plus one"
+        None, "cores per process; default the number of its loader workers plus one"
     )
-    mem: str | None = setting(None, "memory of a node, for example 400G; 0 asks for all of it")
-    time: str = setting("1-00:00:00", "time limit; a run saves before it and resumes in a new turn")
+    mem: str | None = setting(None, "memory per node, for example 400G; 0 requests all of it")
+    time: str = setting("1-00:00:00", "time limit; a run saves before it, is requeued and resumes")
     partition: str | None = setting(None, "queue to submit to")
     account: str | None = setting(None, "account to charge")
     qos: str | None = setting(None, "quality of service")
     constraint: str | None = setting(None, "features that nodes must have, for example a100")
     reservation: str | None = setting(None, "reservation to run in")
     array: str | None = setting(
-        None, "N parts of `data transcode` or `bench ablation`; %M runs at most M at once"
+        None, "split `data transcode` or `bench ablation` into N parts; %M runs at most M at once"
     )
     dependency: str | None = setting(None, "jobs to wait for, for example afterok:JOBID")
     comment: str | None = setting(None, "text that squeue and sacct show")
-    max_timeouts: int = setting(100, "number of time limits after which the job resumes")
+    max_timeouts: int = setting(100, "number of times that the job resumes after a time limit")
     signal_delay_s: int = setting(120, "seconds before the time limit at which the run must save")
     setup: list[str] = setting(
-        [], "shell command before the job, which ends if it fails; may be repeated"
+        [], "shell command to run before the job; if it fails, the job ends; may be repeated"
     )
     python: str | None = setting(
-        None, "Python that runs the job; default this one, in a container python3"
+        None, "Python that runs the job; default this one, or python3 in a container"
     )
-    container: str | None = setting(None, "image to run in, by pyxis, apptainer or singularity")
+    container: str | None = setting(None, "image to run in, with pyxis, apptainer or singularity")
     container_mounts: list[str] = setting(
-        [], "SRC:DST to mount, besides the paths that the job names; may be repeated"
+        [], "SRC:DST to mount in addition to the paths that the job names; may be repeated"
     )
-    extra: list[str] = setting([], "another option of sbatch, key=value or key; may be repeated")
-    srun_extra: list[str] = setting([], "another option of srun, key=value or key; may be repeated")
+    extra: list[str] = setting([], "another option for sbatch, key=value or key; may be repeated")
+    srun_extra: list[str] = setting(
+        [], "another option for srun, key=value or key; may be repeated"
+    )
 
     def __post_init__(self) -> None:
         gpus = self.gpus_per_node
         if gpus is not None and not re.fullmatch(r"(-|[A-Za-z][\w.+-]*:)?\d+", gpus, re.ASCII):
             raise ValueError(
-                f"{GROUP}.gpus_per_node ({gpus}) must be a whole number, or TYPE:N as a100:4"
+                f"{GROUP}.gpus_per_node ({gpus}) must be N or TYPE:N, for example 4 or a100:4"
             )
         lowest = {"nodes": 1, "gpus_per_node": 0, "tasks_per_node": 1, "cpus_per_task": 1}
         for name, low in {**lowest, "max_timeouts": 0, "signal_delay_s": 1}.items():
@@ -91,7 +93,10 @@ class SlurmConfig:
                 f"({self.time})"
             )
         if self.mem is not None and not re.fullmatch(r"\d+[KMGT]?B?", self.mem, re.IGNORECASE):
-            raise ValueError(f"{GROUP}.mem ({self.mem}) must be a number and K, M, G or T, as 400G")
+            raise ValueError(
+                f"{GROUP}.mem ({self.mem}) must be a number, optionally with K, M, G or T, for "
+                "example 400G"
+            )
         if self.array is not None and not re.fullmatch(r"([1-9]\d*)?(%[1-9]\d*)?", self.array):
             raise ValueError(f"{GROUP}.array ({self.array}) must be N, N%M or %M")
         for item in fields(self):
@@ -104,8 +109,8 @@ class SlurmConfig:
         for command in self.setup:
             if (len(command) - len(command.rstrip("\\"))) % 2:
                 raise ValueError(
-                    f"{GROUP}.setup ({command}) must be a whole command: take the backslash off "
-                    "its end"
+                    f"{GROUP}.setup ({command}) must be a complete command: remove the backslash "
+                    "at its end"
                 )
         if self.container_mounts and self.container is None:
             mounts = " ".join(self.container_mounts)
@@ -136,7 +141,7 @@ class SlurmConfig:
                 option = "tasks_per_node" if name == "ntasks_per_node" else name
                 raise ValueError(f"{GROUP}.extra ({text}) must be given as {GROUP}.{option}")
             if name in _NOT_EXTRA:
-                raise ValueError(f"{GROUP}.extra ({text}) must be left to hpm-video submit")
+                raise ValueError(f"{GROUP}.extra ({text}) must be removed: submit sets this option")
             found[name] = value
         return found
 
@@ -146,7 +151,9 @@ class SlurmConfig:
         for text in self.srun_extra:
             name, value = _option(text, f"{GROUP}.srun_extra", "srun")
             if name in _NOT_SRUN_EXTRA or (self.container and name.startswith("container_")):
-                raise ValueError(f"{GROUP}.srun_extra ({text}) must be left to hpm-video submit")
+                raise ValueError(
+                    f"{GROUP}.srun_extra ({text}) must be removed: submit sets this option"
+                )
             option = "--" + name.replace("_", "-")
             options.append(option if value is True else f"{option}={value}")
         return options
@@ -179,7 +186,8 @@ def _option(text: str, setting_name: str, program: str) -> tuple[str, str | bool
     name = key.replace("-", "_")
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or (equals and not value):
         raise ValueError(
-            f"{setting_name} ({text}) must be an option of {program} by its long name: key=value"
+            f"{setting_name} ({text}) must be the long name of an option of {program}: key=value "
+            "or key"
         )
     return name, value if equals else True
 
@@ -204,7 +212,7 @@ _METAVARS = {
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Add an option for each setting, for example ``--gpus-per-node`` for ``gpus_per_node``."""
     group = parser.add_argument_group(
-        "what to ask of the cluster",
+        "SLURM resources and options",
         "Options override the group slurm of the YAML. sbatch's variables, such as\n"
         "SBATCH_PARTITION, apply if neither sets a value.",
     )

@@ -119,7 +119,9 @@ def _refusal(request: Request, partition: Partition) -> str | None:
         return at_most("cpus_per_task", cpus_per_task, most_cpus // tasks, why)
     fitting = sum(node.count for node in with_gpus if node.cpus >= tasks * cpus_per_task)
     if request.nodes > fitting:
-        return at_most("nodes", request.nodes, fitting, f": so many fit in {where}")
+        return at_most(
+            "nodes", request.nodes, fitting, f": no other nodes of {where} are large enough"
+        )
     if partition.max_nodes is not None and request.nodes > partition.max_nodes:
         return at_most("nodes", request.nodes, partition.max_nodes, f", the limit of {where}")
     return None

@@ -50,8 +50,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "words",
         nargs=argparse.REMAINDER,
         metavar="JOB ...",
-        help=f"job to submit, with its own arguments: {', '.join(JOBS)}; of data only check and "
-        "transcode, of bench only ablation",
+        help=f"job to submit, with its own arguments: {', '.join(JOBS)}; for data only check and "
+        "transcode, for bench only ablation",
     )
 
 
@@ -60,8 +60,8 @@ def _add_own_options(parser: argparse.ArgumentParser) -> None:
         "--cluster",
         choices=("slurm", "local", "debug"),
         default="slurm",
-        help="where to run; local: in the background of this machine; debug: here, in one process. "
-        "Both use this Python, without setup and container (default %(default)s)",
+        help="where to run; local: in the background on this machine; debug: here, in one process; "
+        "both use this Python and ignore setup and container (default %(default)s)",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print the script and create nothing"
@@ -74,8 +74,8 @@ def _add_own_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--folder",
         metavar="DIR",
-        help="folder of logs and of copies of code and settings, which all nodes must see (default "
-        f"slurm in the run folder; for jobs without one {_DEFAULT_FOLDER})",
+        help="folder for logs and copies of code and settings, which all nodes must see (default: "
+        f"slurm in the run folder, or {_DEFAULT_FOLDER} for jobs without a run folder)",
     )
     add_options(parser)
 
@@ -110,13 +110,13 @@ def run(arguments: argparse.Namespace) -> int:
         values = " ".join(f"{name}={os.environ[name]}" for name in heard)
         _note(f"from the environment: {values}")
     if dropped:
-        _note(f"ignores {', '.join(dropped)} of the environment: submit decides these itself")
+        _note(f"ignores {', '.join(dropped)} from the environment: submit sets these options")
     if on_slurm:
         _warn_of_local_storage(order)
     elif config.container or config.python or config.setup or config.srun_extra:
         _note(
-            f"--cluster {arguments.cluster} runs this Python on this machine: without container, "
-            "python, setup and srun_extra"
+            f"--cluster {arguments.cluster} runs this Python on this machine and ignores "
+            "container, python, setup and srun_extra"
         )
     order = replace(order, given=tuple(named | wanted.keys()), dropped=tuple(dropped))
     if arguments.dry_run:
@@ -150,15 +150,15 @@ def _order(command: Command, config: SlurmConfig, arguments: argparse.Namespace)
         )
     elif arguments.cluster == "local" and len(plan.tasks) > 1:
         raise ValueError(
-            f"cluster (local) must be slurm for {len(plan.tasks)} tasks, or debug, which runs one "
-            "after the other"
+            f"cluster (local) must be slurm or debug for {len(plan.tasks)} tasks; debug runs them "
+            "one after another"
         )
     is_alone = arguments.cluster == "debug"
     check_steps(plan, 1 if is_alone else request.nodes * request.tasks_per_node)
     if arguments.cluster == "slurm" and not arguments.dry_run and shutil.which("sbatch") is None:
         raise ValueError(
-            "cluster (slurm) needs sbatch, which this machine does not have: --cluster local runs "
-            "the job here, --dry-run prints its script"
+            "cluster (slurm) needs sbatch, which this machine does not have: run the job here with "
+            "--cluster local, or print its script with --dry-run"
         )
     if not arguments.dry_run and config.dependency is None:
         _check_free(folder, plan)
@@ -186,7 +186,7 @@ def _naming_variables(wanted: Mapping[str, str]) -> Iterator[None]:
             raise
         option = "--" + name.replace("_", "-")
         raise ValueError(
-            f"{error} (the value is {wanted[name]} of the environment: unset it, or give {option})"
+            f"{error} (from the environment variable {wanted[name]}: unset it, or give {option})"
         ) from error
 
 
@@ -200,19 +200,19 @@ def _check_array_size(sweep: str | None, num_parts: int | None) -> None:
         check_size(sweep, most, limit)
     if num_parts is not None and num_parts > most:
         raise ValueError(
-            f"slurm.array ({num_parts:,}) must be at most {most:,}, the tasks that an array can "
-            f"have on this cluster ({limit})"
+            f"slurm.array ({num_parts:,}) must be at most {most:,}, the largest array that this "
+            f"cluster allows ({limit})"
         )
 
 
 def _warn_of_local_storage(order: "Order") -> None:
-    places = {"run folder": order.plan.run_folder, "folder of logs": str(order.folder)}
+    places = {"run folder": order.plan.run_folder, "log folder": str(order.folder)}
     for name, place in places.items():
         kind = None if place is None else local_storage(Path(place))
         if kind is not None:
             _note(
-                f"warning: the {name} ({place}) is on storage of {os.uname().nodename} ({kind}) "
-                "that other nodes may not see: choose a folder that all nodes share"
+                f"warning: the {name} ({place}) is on local storage of {os.uname().nodename} "
+                f"({kind}), which other nodes may not see: choose a folder that all nodes share"
             )
             return
 
@@ -232,8 +232,8 @@ def _request(plan: Plan, config: SlurmConfig) -> Request:
     tasks = config.tasks_per_node or max(gpus, 1)
     if plan.command.job in ("data", "bench") and tasks * config.nodes > 1:
         raise ValueError(
-            f"slurm.nodes ({config.nodes}) x {tasks} tasks must be 1 for {plan.command.name}: it "
-            "is one process with workers; use --nodes 1 --tasks-per-node 1"
+            f"slurm.nodes ({config.nodes}) x {tasks} tasks must be 1 for {plan.command.name}, "
+            "which is one process with workers: use --nodes 1 --tasks-per-node 1"
         )
     return Request(config.nodes, gpus, tasks, cpus, minutes_of(config.time))
 
@@ -242,7 +242,7 @@ def _folder(given: str | None, plan: Plan) -> Path:
     """The folder for logs, copies and records."""
     folder = given or (f"{plan.run_folder}/slurm" if plan.run_folder else _DEFAULT_FOLDER)
     if "%" in folder:
-        raise ValueError(f"folder ({folder}) must be without %, which SLURM replaces")
+        raise ValueError(f"folder ({folder}) must not contain %, which SLURM replaces")
     check_line("folder", folder)
     path = Path(os.path.abspath(folder))
     for place in (path, *path.parents):
@@ -260,7 +260,7 @@ def _check_free(folder: Path, plan: Plan) -> None:
     for task in (task for one in ours for task in one.tasks):
         if task.run_folder in folders and states[task.id].is_active:
             raise ValueError(
-                f"run.output_dir ({task.run_folder}) is that of job {task.id} "
-                f"({states[task.id].name}): wait for its end, or end it with "
+                f"run.output_dir ({task.run_folder}) is used by job {task.id} "
+                f"({states[task.id].name}): wait until it ends, or end it with "
                 f"`hpm-video jobs cancel {task.id}`"
             )

@@ -24,9 +24,9 @@ def axes(text: str) -> dict[str, list[str]]:
         if not equals or not all(key.split(".")) or not all(values):
             raise ValueError(f"sweep ({word}) must have the form group.key=value,value")
         if key in found:
-            raise ValueError(f"sweep ({text}) must name {key} once")
+            raise ValueError(f"sweep ({text}) must name {key} only once")
         if len(set(values)) < len(values):
-            raise ValueError(f"sweep ({word}) must have each value once")
+            raise ValueError(f"sweep ({word}) must have each value only once")
         found[key] = values
     if not found:
         raise ValueError("sweep () must name a setting: group.key=value,value")
@@ -47,8 +47,8 @@ def check_size(text: str, most: int, limit: str) -> None:
         else ("submit several sweeps with fewer values")
     )
     raise ValueError(
-        f"sweep ({total:,} runs) must be at most {most:,}, the tasks that an array can have on "
-        f"this cluster ({limit}): {how} of {key} each"
+        f"sweep ({total:,} runs) must be at most {most:,}, the largest array that this cluster "
+        f"allows ({limit}): {how} of {key} each"
     )
 
 

@@ -22,10 +22,12 @@ def minutes_of(text: str, *, name: str = "time") -> int:
     else:  # one number is minutes, two are minutes:seconds
         hours, minutes, seconds = [0, *numbers, 0][:3] if len(numbers) < 3 else numbers
     if any(number >= 60 for number in numbers[1:]) or (dash and hours >= 24):
-        raise ValueError(f"{name} ({text}) must be {_FORMS}, with hours to 23 and minutes to 59")
+        raise ValueError(
+            f"{name} ({text}) must be {_FORMS}, with hours up to 23 and minutes up to 59"
+        )
     total_s = (int(days) * 24 + hours) * 3600 + minutes * 60 + seconds
     if total_s == 0:
-        raise ValueError(f"{name} ({text}) must be longer than nothing")
+        raise ValueError(f"{name} ({text}) must be longer than zero")
     return -(-total_s // 60)
 
 

@@ -11,7 +11,9 @@ from hpm_video.config.schema import SettingFaults
 from hpm_video.config.settings import load_config
 from hpm_video.data.lists.places import list_exists
 from hpm_video.runtime.rendezvous import find_place
-from hpm_video.train.step_videos import step_videos
+from hpm_video.train.output_folder import check_is_run
+from hpm_video.train.relations import check_relations
+from hpm_video.train.step_videos import check_shares, step_videos
 
 if TYPE_CHECKING:
     from hpm_video.data.lists.manifest import Manifest
@@ -22,11 +24,12 @@ Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
 def read_settings(schema: type[Config], path: str | Path | None, words: Sequence[str]) -> Config:
     """The settings of a run.
 
-    Raises as `load_config` does; the same SettingFaults also names missing settings and files.
+    Raises as `load_config` does; the same SettingFaults also names settings that do not fit each
+    other, missing settings and files, and what `read_videos` would refuse next.
     """
     faults: list[str] = []
     try:
-        config = load_config(schema, path, words)
+        config = load_config(schema, path, words, check=check_relations)
     except SettingFaults as error:
         if error.mended is None:
             raise
@@ -36,13 +39,21 @@ def read_settings(schema: type[Config], path: str | Path | None, words: Sequence
         lack for lack in _lacking(config) if not any(_about(lack) in fault for fault in faults)
     ]
     if faults:
+        lists = config.data.manifest
+        if lists and all(map(list_exists, lists)):
+            try:
+                read_videos(config, recipe=path)
+            except (ValueError, FileNotFoundError) as error:
+                faults.append(str(error))
         raise SettingFaults(faults)
     return config
 
 
-def read_videos(config: PretrainConfig | FinetuneConfig) -> "Manifest":
+def read_videos(
+    config: PretrainConfig | FinetuneConfig, *, recipe: str | Path | None = None
+) -> "Manifest":
     """The list of a run's videos. Raises as `read_manifest` does, and ValueError if its videos do
-    not exist or are fewer than one step takes."""
+    not exist or are fewer than one step takes. ``recipe``: the file of the settings, if known."""
     # Imports NumPy, which faulty settings need not wait for
     from hpm_video.data.lists.manifest import check_some_exist, read_manifest  # noqa: PLC0415
     from hpm_video.data.loading.mixture import mixture_of  # noqa: PLC0415
@@ -57,7 +68,12 @@ def read_videos(config: PretrainConfig | FinetuneConfig) -> "Manifest":
     )
     check_some_exist(manifest, option="data.root=")
     num_videos = mixture_of(manifest, data.weights).num_videos
-    step_videos(data, config.optim, num_videos=num_videos, num_processes=find_place().size)
+    num_processes = find_place().size
+    step_videos(
+        data, config.optim, num_videos=num_videos, num_processes=num_processes, recipe=recipe
+    )
+    if data.batch_size == "auto":
+        check_shares(config, num_processes)
     return manifest
 
 
@@ -69,13 +85,17 @@ def _lacking(config: PretrainConfig | FinetuneConfig) -> Iterator[str]:
     """Faults: settings that must be given, and files that do not exist."""
     if not config.run.output_dir:
         yield (
-            "run.output_dir (null) must name a folder for the run: run.output_dir=outputs/first "
-            "would do"
+            "run.output_dir (null) must name a folder for the run: set run.output_dir=outputs/first"
         )
+    else:
+        try:
+            check_is_run(config)
+        except ValueError as error:
+            yield str(error)
     if not config.data.manifest:
         yield (
-            "data.manifest ([]) must name a list of videos: hpm-video data list --folder VIDEOS "
-            "-o train.csv makes one, then data.manifest=train.csv"
+            "data.manifest ([]) must name a list of videos: run hpm-video data list --folder "
+            "VIDEOS -o train.csv, then set data.manifest=train.csv"
         )
     lists = [("data.manifest", config.data.manifest)]
     if isinstance(config, FinetuneConfig):

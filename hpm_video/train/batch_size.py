@@ -26,6 +26,7 @@ from hpm_video.models.vit import Block
 from hpm_video.runtime.distributed import World, gather_objects
 from hpm_video.train.gpu_forms import fake_tensors
 from hpm_video.train.live_bytes import LiveBytes
+from hpm_video.train.step_videos import check_shares
 
 Config = TypeVar("Config", PretrainConfig, FinetuneConfig)
 
@@ -76,13 +77,7 @@ def choose_batch_size(
         return BatchChoice(config.data.videos_at_once, None)
     total = config.optim.total_batch
     assert total is not None, "the settings refuse it"
-    unit = 2 if isinstance(config, FinetuneConfig) and config.mixing.is_on else 1  # pairs are mixed
-    if total % (unit * world.size):
-        pairs = " pairs of" if unit == 2 else ""
-        raise ValueError(
-            f"optim.total_batch ({total}) must be a multiple of {unit * world.size}, so that "
-            f"{world.size} processes get as many{pairs} videos each"
-        )
+    unit = check_shares(config, world.size)
     share = total // world.size
     sizes = [size for size in range(unit, share + 1, unit) if share % size == 0]
     if kept in sizes:
@@ -102,7 +97,7 @@ def choose_batch_size(
     needed = memory.fixed + size * config.data.repeats * memory.per_clip
     about = f"about {needed / 1e9:.1f} of {free / 1e9:.1f} GB of GPU memory"
     if size > most_videos:
-        about += ": it may be too little (run.activation_checkpointing=true needs less)"
+        about += ", which may not fit; run.activation_checkpointing=true needs less"
     return BatchChoice(size, about)
 
 

@@ -154,9 +154,14 @@ def _finetune(
             run.log.line(learning)
         run.log.line(describe_lr(optim, videos=steps.videos, clips=steps.clips))
         if data.flip and manifest.classes is None:
-            run.log.line("data.flip: the list has no class names: mirroring must change no class")
+            run.log.line(
+                "data.flip: the list has no class names, so check that mirroring a video never "
+                "changes its class; if it does, set data.flip=false"
+            )
         if directed:
-            run.log.line(f"data.flip: {len(directed)} classes name a direction: {directed[0]}, ...")
+            run.log.line(
+                f"data.flip: {len(directed)} class names mention a direction: {directed[0]}, ..."
+            )
         batches = run.batches(config.augment)
         compile_parts({"classifier": model}, config.run, world, run.log.line)
 

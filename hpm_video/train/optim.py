@@ -84,7 +84,7 @@ def describe_learning(model: nn.Module) -> str | None:
     learning, total = sum(n for n, learns in sizes if learns), sum(n for n, _ in sizes)
     if learning == total:
         return None
-    return f"{learning:,} of {total:,} parameters learn ({learning / total:.2%})"
+    return f"{learning:,} of {total:,} parameters are trained ({learning / total:.2%})"
 
 
 def lr_schedule(

@@ -15,12 +15,12 @@ from hpm_video.data.lists.manifest import Manifest
 from hpm_video.data.loading.mixture import mixture_of
 from hpm_video.data.samples.scores import scored_tubelet
 from hpm_video.method.competence import competence_of, student_accuracy
-from hpm_video.method.decoder_masking import num_reconstructed_tokens
 from hpm_video.method.diagnostics import Figures, ema_distance, mean_figures, step_figures
 from hpm_video.method.masking import num_hard_units, planned_hard_ratio
 from hpm_video.method.step import PretrainStep, configured_step
 from hpm_video.method.teacher import momentum_at, teacher_of, update_teacher
 from hpm_video.method.teacher_views import describe_view
+from hpm_video.method.unit_counts import num_reconstructed_tokens
 from hpm_video.models.build import build, token_grid
 from hpm_video.models.compiling import compile_parts
 from hpm_video.models.cuda_graphs import Replayed
@@ -76,8 +76,9 @@ def _pretrain(
     start = find_start(config, folder, kind="pretrain", total_steps=steps.total, data=data_of_steps)
     if start.state is not None and (before := tokens_of(start.state).grid) != grid:
         raise ValueError(
-            f"checkpoint ({start.source}) is of clips of {before}: must be the same to go on with, "
-            f"not {grid}; model.init={start.source} in place of run.resume begins with its weights"
+            f"checkpoint ({start.source}) was trained on clips of {before}: must be {grid} to "
+            f"continue; to start a new run from its weights, set model.init={start.source} "
+            "instead of run.resume"
         )
     config, choices = choose_for_machine(config, world, state=start.state)
     optim = config.optim

@@ -1,6 +1,6 @@
 """Videos per optimizer step, and advice if a list has too few. Needs no PyTorch."""
 
-import shlex
+from pathlib import Path
 
 from hpm_video.config import (
     DataConfig,
@@ -12,19 +12,27 @@ from hpm_video.config import (
 from hpm_video.config.recipe import find_named
 from hpm_video.config.settings import load_config
 
+_FOR_FEW = "own_videos"  # recipe for few videos
+
 
 def step_videos(
-    data: DataConfig, optim: OptimConfig, *, num_videos: int, num_processes: int
+    data: DataConfig,
+    optim: OptimConfig,
+    *,
+    num_videos: int,
+    num_processes: int,
+    recipe: str | Path | None = None,
 ) -> tuple[int, int]:
     """Videos per step over all ranks, and micro-batches per step.
 
-    Raises ValueError if the list has fewer videos, or if they do not divide evenly.
+    Raises ValueError if the list has fewer videos, or if they do not divide evenly. The message
+    proposes the recipe for few videos in place of ``recipe``, if that is another one.
     """
     # data.batch_size=auto only divides a step later; its videos do not change
     at_once = 1 if data.batch_size == "auto" else data.videos_at_once
     asked = optim.total_batch or at_once * optim.accumulation * num_processes
     if asked > num_videos:
-        advice = _advice(data, optim, num_videos=num_videos, num_processes=num_processes)
+        advice = _advice(data, optim, num_videos, num_processes, recipe)
         raise ValueError(
             f"videos per step ({asked}) must be at most the number of videos ({num_videos}): "
             f"{advice}"
@@ -44,15 +52,35 @@ def micro_batches(optim: OptimConfig, *, batch_size: int, num_processes: int) ->
     if optim.total_batch % at_once:
         below = optim.total_batch // at_once * at_once
         nearest = f"{below} or {below + at_once}" if below else str(at_once)
+        nearest = f"optim.total_batch={nearest}"
         share, rest = divmod(optim.total_batch, num_processes)
         unit = 2 - batch_size % 2  # keep even numbers even: videos may be mixed in pairs
         fitting = [size for size in range(unit, batch_size, unit) if rest + share % size == 0]
-        same_step = f"; for the same steps data.batch_size={fitting[-1]}" if fitting else ""
+        same_step = f"; to keep the steps, set data.batch_size={fitting[-1]}" if fitting else ""
         raise ValueError(
             f"optim.total_batch ({optim.total_batch}) must be a multiple of data.batch_size x "
             f"processes ({batch_size} x {num_processes} = {at_once}), such as {nearest}{same_step}"
         )
     return optim.total_batch // at_once
+
+
+def check_shares(config: PretrainConfig | FinetuneConfig, num_processes: int) -> int:
+    """Raise ValueError if ranks cannot share optim.total_batch evenly; with mixing, in pairs.
+
+    Returns the number of videos that a rank takes together: 2 with mixing, else 1.
+    """
+    total = config.optim.total_batch
+    assert total is not None, "the settings refuse it"
+    unit = 2 if isinstance(config, FinetuneConfig) and config.mixing.is_on else 1  # pairs are mixed
+    if total % (all_ranks := unit * num_processes):
+        pairs = " pairs of" if unit == 2 else ""
+        nearest = max(1, round(total / all_ranks)) * all_ranks
+        raise ValueError(
+            f"optim.total_batch ({total}) must be a multiple of {all_ranks}, so that "
+            f"{num_processes} processes get the same number of{pairs} videos; "
+            f"try optim.total_batch={nearest}"
+        )
+    return unit
 
 
 def fitting(
@@ -74,29 +102,34 @@ def fitting(
     return settings
 
 
-def _advice(data: DataConfig, optim: OptimConfig, *, num_videos: int, num_processes: int) -> str:
-    """Advice if a list has fewer videos than one step takes."""
+def _advice(
+    data: DataConfig,
+    optim: OptimConfig,
+    num_videos: int,
+    num_processes: int,
+    recipe: str | Path | None,
+) -> str:
+    """Advice if a list has fewer videos than one step takes. ``recipe``: as for `step_videos`."""
     if num_videos < num_processes:
         return f"start at most {num_videos} processes"
     settings = fitting(data, optim, num_videos=num_videos, num_processes=num_processes)
-    addition = f"add {' '.join(settings)} to the command"
+    advice = f"add {' '.join(settings)} to the command"
     is_finetuning = isinstance(data, FinetuneDataConfig)
-    if not _takes(num_videos, num_processes, is_finetuning=is_finetuning):
-        return addition
-    if is_finetuning:
-        return f"{addition}, or pre-train and fine-tune with the recipes named own_videos"
-    lists = data.manifest[0] if len(data.manifest) == 1 else f"[{','.join(data.manifest)}]"
-    words = shlex.join([f"data.manifest={lists}", "run.output_dir=outputs/own_videos"])
-    return f"{addition}, or take the recipe for few videos: hpm-video pretrain own_videos {words}"
+    name = None if recipe is None else Path(recipe).stem
+    is_other = name is not None and not name.startswith(_FOR_FEW)
+    if is_other and _takes(num_videos, num_processes, is_finetuning=is_finetuning):
+        few = f"{_FOR_FEW} (without a GPU {_FOR_FEW}_cpu)"
+        advice += f", or use the recipe for few videos in place of {name}: {few}"
+    return advice
 
 
 def _takes(num_videos: int, num_processes: int, *, is_finetuning: bool) -> bool:
     """Whether the recipe own_videos can make a step of this many videos."""
     recipe: PretrainConfig | FinetuneConfig
     if is_finetuning:
-        recipe = load_config(FinetuneConfig, find_named("finetune/own_videos"))
+        recipe = load_config(FinetuneConfig, find_named(f"finetune/{_FOR_FEW}"))
     else:
-        recipe = load_config(PretrainConfig, find_named("pretrain/own_videos"))
+        recipe = load_config(PretrainConfig, find_named(f"pretrain/{_FOR_FEW}"))
     data, optim = recipe.data, recipe.optim
     at_once = 1 if data.batch_size == "auto" else data.videos_at_once
     try:

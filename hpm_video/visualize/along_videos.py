@@ -90,9 +90,9 @@ def predict_along(
     notes = [*videos.notes, *filter(None, [loaded.about.get("warning")])]
     if loaded.data.sampling in ("uniform", "videomae_ssv2"):
         notes.append(
-            f"the model was trained on clips that spread over whole videos ({loaded.data.sampling})"
-            f": a window is {loaded.data.num_frames} frames, {loaded.data.frame_stride} apart; set "
-            "clip.frame_stride so that it is about as long as a training video"
+            f"the model was trained on clips that span whole videos ({loaded.data.sampling}), but "
+            f"a window is {loaded.data.num_frames} frames, {loaded.data.frame_stride} apart: set "
+            "clip.frame_stride so that a window is about as long as a training video"
         )
     return Events(folder / EVENTS, len(videos), bad, tuple(notes))
 
@@ -190,6 +190,7 @@ def video_page(along: Along, loaded: LoadedClassifier) -> str:
         box=(_WIDTH, _HEIGHT),
         events=[event_cells(event, loaded.classes) for event in events[:_MOST_EVENTS]],
         num_events=len(events),
+        num_windows=len(along.scores),
         data={
             "begin": begin,
             "end": end,
@@ -208,8 +209,8 @@ def _tiles(
     most, of = curves_of(along)[0], len(along.scores)
     share = float(along.called.sum(axis=0)[most]) / of
     return [
-        ("class of most windows", loaded.classes[most], f"{share:.0%} of all"),
-        ("events", f"{len(events):,}", "in a row with one top class"),
+        ("most frequent class", loaded.classes[most], f"in {share:.0%} of the windows"),
+        ("events", f"{len(events):,}", "consecutive windows with the same top class"),
         ("windows", f"{of:,}", f"over {duration_s:.1f} s"),
     ]
 

@@ -71,7 +71,7 @@ def visualize_list(
     if not len(found.indices):
         raise none_readable([(manifest.path(index), reason) for index, reason in found.bad])
     numbers = clip_numbers(found)
-    names = str(checkpoint), ", ".join(map(str, manifests))
+    names = str(checkpoint), [str(path) for path in manifests]
     text = dataset_page(pretrained, found, numbers, asking, names)
     for name, rows in _tables(found, numbers).items():
         files.write_csv(folder / name, TABLES[name], rows)

@@ -87,7 +87,7 @@ def measure_list(
     shown: dict[int, ShownClip] = {}
     bad: list[tuple[int, str]] = []
     share = range(world.rank, len(manifest), world.size)
-    with Progress("asked about" if world.is_main else "", total=len(share)) as progress:
+    with Progress("measured" if world.is_main else "", total=len(share)) as progress:
         for batch in batches:
             frames = batch.views[:, 0]  # (B, T, S, S, 3), zeros for unreadable ones
             # One seed per batch: with a single seed, every 8th clip would get the same 8 masks
@@ -102,7 +102,7 @@ def measure_list(
                 known = {kind: values[place] for kind, values in losses.items()}
                 if not all(np.isfinite(values).all() for values in known.values()):
                     path = manifest.path(index)
-                    raise FloatingPointError(f"the model's losses of {path} are not finite")
+                    raise FloatingPointError(f"the model's losses for {path} are not finite")
                 clips[index] = _Clip(
                     index,
                     # (T, R, C) -> means of tubes (R, C) and of time steps (T,)

@@ -1,6 +1,6 @@
 """The data set page: which clips are hard, and where in the frame."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from torchvision.transforms.v2 import functional
 
 from hpm_video.config.settings import config_to_yaml
 from hpm_video.evaluate.pretrained import Pretrained
-from hpm_video.runtime.pages import jpeg, page, short
+from hpm_video.runtime.pages import jpeg, number, page, short
 from hpm_video.runtime.plots import HeatMap, Line, curves, histogram, spread
 from hpm_video.visualize.dataset_losses import Asking
 from hpm_video.visualize.figures import heat
@@ -28,6 +28,7 @@ from hpm_video.visualize.windows import resized
 MAX_BAD = 2000  # unreadable videos on the page; the CSV has all of them
 MAX_CLASSES = 1000  # classes on the page; the CSV files hold the data of all
 _SIDE = 96  # pixels of a thumbnail
+_MAX_NAMED = 3  # lists named in the title
 _MANY_BAD = 0.05  # share of unreadable videos at which the page warns
 
 
@@ -36,10 +37,13 @@ def dataset_page(
     found: Hardness,
     numbers: ClipNumbers,
     asking: Asking,
-    names: tuple[str, str],
+    names: tuple[str, Sequence[str]],
 ) -> str:
     """Render the page as one HTML file; ``names`` of the checkpoint and of the lists."""
     checkpoint, manifests = names
+    lists = " and ".join(map(short, manifests))
+    if len(manifests) > _MAX_NAMED:
+        lists = f"{len(manifests)} lists"
     order = found.hardest_first()
     num_ends = min(asking.num_shown, (len(order) + 1) // 2)  # no clip is at both ends
     both = found.losses
@@ -58,8 +62,8 @@ def dataset_page(
     return page(
         __package__,
         "dataset.html",
-        title=f"What {short(checkpoint)} finds hard in {short(manifests)}",
-        title_path=f"{checkpoint}: {manifests}",
+        title=f"What {short(checkpoint)} finds hard in {lists}",
+        title_path=f"{checkpoint}: {', '.join(manifests)}",
         tiles=_tiles(found),
         spearman=spearman,
         found_verdict=verdict(spearman),
@@ -96,7 +100,7 @@ def _tiles(found: Hardness) -> list[tuple[str, str, str]]:
     kind = "predicted" if found.measured is None else "measured"
     return [
         ("clips", f"{len(found.indices):,}", f"{len(found.bad):,} videos unreadable"),
-        (f"{kind} loss, mean", f"{losses.mean():.4f}", f"from {low} to {high}"),
+        (f"mean {kind} loss", f"{losses.mean():.4f}", f"from {low} to {high}"),
         ("classes", f"{len(np.unique(found.labels[found.labels >= 0])):,}", ""),
     ]
 
@@ -118,11 +122,16 @@ def _cards(found: Hardness, numbers: ClipNumbers, rows: Iterable[int]) -> list[d
     """Clips: name, class ('' for none), numbers as text, and pictures (kind, caption, address)."""
     columns = {"measured": "measured_loss", "predicted": "predicted_loss", "Spearman": "spearman"}
     words = {word: numbers[column] for word, column in columns.items()}
+    forms = {"Spearman": ".2f"}
     return [
         {
             "name": found.manifest.name(index),
             "class_name": found.titled(int(found.labels[row])),
-            "facts": [f"{word} {c[row]:.4f}" for word, c in words.items() if c is not None],
+            "facts": [
+                f"{word} {number(float(c[row]), forms.get(word, '.4f'))}"
+                for word, c in words.items()
+                if c is not None
+            ],
             "strips": list(_strips(found.shown[index], found.manifest.name(index))),
         }
         for row in rows
@@ -152,7 +161,8 @@ def _classes(found: Hardness, numbers: ClipNumbers) -> list[dict[str, Any]]:
     Spearman."""
     losses = found.judged.clips
     low, high = float(losses.min()), float(losses.max())
-    others = [numbers["predicted_loss"], numbers["spearman"]] if found.measured is not None else []
+    others = [(numbers["predicted_loss"], ".4f"), (numbers["spearman"], ".2f")]
+    others = [] if found.measured is None else others
     classes = []
     for label in np.unique(found.labels[found.labels >= 0]).tolist():
         of_class = found.labels == label
@@ -161,7 +171,9 @@ def _classes(found: Hardness, numbers: ClipNumbers) -> list[dict[str, Any]]:
                 "name": found.titled(label),
                 "losses": losses[of_class],
                 "spread": spread(losses[of_class], low=low, high=high),
-                "means": [float(one[of_class].mean()) for one in others if one is not None],
+                "means": [
+                    (float(one[of_class].mean()), form) for one, form in others if one is not None
+                ],
             }
         )
     return sorted(classes, key=lambda one: -float(one["losses"].mean()))[:MAX_CLASSES]

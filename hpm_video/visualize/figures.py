@@ -10,7 +10,7 @@ from matplotlib import colormaps
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from hpm_video.runtime.pages import Frames
+from hpm_video.runtime.pages import Frames, number
 from hpm_video.visualize.geometry import Place, token_pixels
 from hpm_video.visualize.hard_tubes import KINDS, HardTubes, Scores
 from hpm_video.visualize.hardness import rank_shares
@@ -50,32 +50,33 @@ def picture(tubes: HardTubes, *, title: str) -> Figure:
     if tubes.seen_as is not None:
         title += "  (class {}, score {:.2f})".format(*tubes.seen_as)
     if tubes.predicted is not None:
-        title += f"  (rank accuracy {tubes.rank_accuracy:.3f}, Spearman {tubes.spearman:.3f})"
+        title += f"  (rank accuracy {number(tubes.rank_accuracy, '.2f')}, "
+        title += f"Spearman {number(tubes.spearman, '.2f')})"
     colours = ": dark = easiest, yellow = hardest tokens of the clip"
     for kind, scores in tubes.kinds.items():
         label, colours = f"{KINDS[kind]}{colours}", ", same colours"
         if kind in tubes.agreement:
-            label += f" (Spearman {tubes.agreement[kind]:.2f} with the loss measured)"
+            label += f" (Spearman {number(tubes.agreement[kind], '.2f')} with the measured loss)"
         rows.append(Row(label, heat_at(frames, ranks(scores)[steps], place)))
 
     hard = tubes.hard[steps]
-    label = f"hard tubes: what a mask of hard ratio {tubes.hard_ratio:g} hides first, by "
+    label = f"hard tubes: those that a mask with hard ratio {tubes.hard_ratio:g} hides first, by "
     label += KINDS[tubes.scored_by]
     chosen = np.where(spread(hard[..., None], place, frames), frames, _DIM * frames)
     rows.append(Row(label, within(place, frames, chosen), outlined=hard, place=place))
 
-    label = f"a random mask of ratio {tubes.mask_ratio:g}: what the model sees"
+    label = f"random mask with ratio {tubes.mask_ratio:g}: what the model sees"
     if tubes.honest is None:
-        label += " (it reconstructs features, which are no picture)"
+        label += " (it reconstructs features, which cannot be shown)"
     hidden = spread(tubes.random_mask[steps, ..., None], place, frames)
     rows.append(Row(label, within(place, frames, np.where(hidden, np.float32(GREY), frames))))
-    label = "reconstruction under that mask, from the model alone"
+    label = "reconstruction under this mask, by the model alone"
     if tubes.flattering is not None:
         label += " (mean and contrast: average of the visible patches)"
     if tubes.honest is not None:
         rows.append(Row(label, placed(frames, tubes.honest[shown], place)))
     if tubes.flattering is not None:
-        label = "adds the true mean and variance of every patch: flatters any model"
+        label = "with the true mean and variance of every patch: flatters any model"
         rows.append(Row(label, placed(frames, tubes.flattering[shown], place)))
     columns = [f"frame {index}" for index in tubes.indices[shown]]
     return figure(rows, title=title, columns=columns)

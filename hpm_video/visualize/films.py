@@ -35,7 +35,7 @@ def panel_size(film: Film) -> tuple[int, int]:
 
 def film_frames(film: Film) -> Iterator[Frames]:
     """Yield the pictures (H, W, 3) of a film, H and W even."""
-    names = ["video", "loss predicted", "loss measured", "mask: hard tubes", "reconstruction"]
+    names = ["video", "predicted loss", "measured loss", "mask: hard tubes", "reconstruction"]
     if film.windows[0][0].honest is None:  # features cannot be shown
         del names[4]
     if film.windows[0][0].predicted is None:

@@ -26,12 +26,12 @@ Mask = npt.NDArray[np.bool_]
 
 # Names of `HardTubes.kinds` as figures and pages show them
 KINDS = {
-    "predicted": "the loss predicted",
+    "predicted": "predicted loss",
     "motion": "frame differences",
-    "codec": "the codec's motion vectors",
+    "codec": "codec motion vectors",
     "rollout": "attention rollout of the classifier",
-    "relevance": "what speaks for the class",
-    "measured": "the loss measured",
+    "relevance": "evidence for the class",
+    "measured": "measured loss",
 }
 NUM_MASKS = 8  # random masks behind a measured loss
 NUM_VIEWS = 4  # draws of a sparse teacher's tokens behind a predicted loss
@@ -198,7 +198,7 @@ def ask(
     predicted, measured = report.predicted, report.measured
     for name, losses in (("predicted", predicted), ("measured", measured)):
         if losses is not None and not bool(losses.isfinite().all()):
-            raise ValueError(f"checkpoint's {name} losses must be finite: some are not")
+            raise ValueError(f"the checkpoint's {name} losses must be finite, but some are not")
     mask = next(mining_quality.even_masks(pretrained, clips, num_masks=1, seed=seed))
     honest = flattering = None
     if config.loss.has_pixels:

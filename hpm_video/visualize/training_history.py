@@ -118,7 +118,9 @@ def read_checkpoints(
             continue
         first = first or pretrained.config
         if _clips(pretrained.config) != _clips(first):
-            unreadable.append((path.name, "its clips are not those of the checkpoints before it"))
+            unreadable.append(
+                (path.name, "its clip settings differ from those of earlier checkpoints")
+            )
             continue
         yield pretrained
 

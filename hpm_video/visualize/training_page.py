@@ -18,8 +18,8 @@ _KNOWS = 0.9  # share of the best Spearman from which the model counts as knowin
 _CURVES: tuple[tuple[str, tuple[str, ...], tuple[float | None, float | None]], ...] = (
     ("Reconstruction loss", ("reconstruction_loss",), (0.0, None)),
     ("Prediction loss", ("prediction_loss",), (None, None)),
-    ("Spearman, of training clips", ("spearman",), (0.0, 1.0)),
-    ("Rank accuracy, of training clips", ("rank_accuracy",), (0.5, 1.0)),
+    ("Spearman on training clips", ("spearman",), (0.0, 1.0)),
+    ("Rank accuracy on training clips", ("rank_accuracy",), (0.5, 1.0)),
     ("Measured loss of masked tubes", ("hard_loss", "random_loss"), (0.0, None)),
     ("Hard ratio", ("hard_ratio",), (0.0, None)),
 )
@@ -33,7 +33,7 @@ def training_page(history: History, *, run: str, num_masks: int) -> str:
     return page(
         __package__,
         "training.html",
-        title=f"What {short(run)} finds hard, through training",
+        title=f"What {short(run)} finds hard during training",
         title_path=run,
         spearman=spearman,
         found=verdict(spearman),
@@ -63,7 +63,7 @@ def _clip_plots(history: History, place: int) -> Iterator[Plot | None]:
             Line("Spearman", steps, [_at(moment.spearman, place) for moment in moments]),
             Line("rank accuracy", steps, [_at(moment.rank_accuracy, place) for moment in moments]),
         ]
-        yield curves(lines, title="How well it knows:", x_name="step", low=0.0, high=1.0)
+        yield curves(lines, title="How well it ranks:", x_name="step", low=0.0, high=1.0)
 
 
 def _known(history: History) -> list[tuple[str, int | None, list[float]]]:

@@ -7,7 +7,7 @@ import numpy as np
 
 WELL = 0.5  # from here on a predictor ranks tubes well
 CHANCE = 0.2  # below this no better than chance; clips have too few tubes for less
-RULE = f"From {WELL:.2f} on we say well, below {CHANCE:.2f} no better than chance."
+RULE = f"{WELL:.2f} or more counts as well, less than {CHANCE:.2f} as no better than chance."
 
 
 class Verdict(NamedTuple):

@@ -94,7 +94,7 @@ def read_facts(path: str | Path, data: DataConfig) -> Facts:
     is_still = facts.num_frames == 1 and is_pictures(file_of(path))
     if facts.num_frames < data.num_frames and not is_still:
         raise VideoReadError(
-            str(path), f"too short: holds {facts.num_frames} frames, a clip takes {data.num_frames}"
+            str(path), f"too short: has {facts.num_frames} frames, a clip needs {data.num_frames}"
         )
     return facts
 

@@ -28,7 +28,8 @@ def average_checkpoints(
         there = ", ".join(map(str, files))
         raise ValueError(
             f"steps to average ({', '.join(map(str, steps)) or 'none'}) must be at least two: "
-            f"{run} holds {there} (run.keep_checkpoints says how many are kept)"
+            f"{run} holds checkpoints of steps {there}; include more of them, or train with a "
+            "larger run.keep_checkpoints"
         )
     sums: dict[str, Tensor] = {}
     state: dict[str, Any] = {}
@@ -36,7 +37,8 @@ def average_checkpoints(
         before, state = state, load_checkpoint(files[step])
         if before and (before["kind"] != state["kind"] or misfits(state["model"], before["model"])):
             raise ValueError(
-                f"checkpoint ({files[step]}) must be of the same model as those before"
+                f"checkpoint ({files[step]}) must hold the same model as the earlier checkpoints; "
+                "leave it out of the steps to average"
             )
         for name, value in state["model"].items():
             if value.is_floating_point():
@@ -58,16 +60,16 @@ def moving_average(checkpoint: str | Path) -> dict[str, Any]:
     if state["kind"] == "finetune":
         if state["config"]["optim"].get("ema_momentum") is None:
             raise ValueError(
-                f"checkpoint ({checkpoint}) must be of a run with optim.ema_momentum: this one "
-                "keeps no average of its weights"
+                f"checkpoint ({checkpoint}) must come from a run with optim.ema_momentum: its run "
+                "kept no moving average"
             )
         return without_training(state)
     teacher = state.get("teacher") or {}
     encoder = {name: value for name, value in teacher.items() if name.startswith("encoder.")}
     if not encoder:
         raise ValueError(
-            f"checkpoint ({checkpoint}) must have a teacher with an encoder, as runs with "
-            "masking.hard_ratio_end above 0, masking.source=predicted and "
-            "model.predictor_input=encoded have, and those with loss.target=ema: there is none"
+            f"checkpoint ({checkpoint}) must have a teacher with an encoder. Train with "
+            "loss.target=ema, or with masking.hard_ratio_end above 0, masking.source=predicted "
+            "and model.predictor_input=encoded"
         )
     return {**without_training(state), "model": encoder}

@@ -30,7 +30,8 @@ from hpm_video.config import FinetuneConfig, PretrainConfig, as_then
 from hpm_video.config.settings import config_from_dict
 from hpm_video.models.adapters import merged
 from hpm_video.models.build import size_of_blocks, size_of_target
-from hpm_video.models.resample import Tokens, TokenShape, fit_tokens
+from hpm_video.models.grid import TokenShape
+from hpm_video.models.resample import Tokens, fit_tokens
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.models.vit import Encoder
 from hpm_video.runtime.files import whole_file, writing
@@ -152,8 +153,8 @@ def find_checkpoint(path: str | Path, which: str = "last") -> Path:
             return candidate
     if (path / "config.json").is_file():
         raise ValueError(
-            f"checkpoint ({path}) is a folder of Hugging Face: hpm-video weights import {path} -o "
-            "ours.pt makes a checkpoint of it"
+            f"checkpoint ({path}) is a Hugging Face folder; convert it with: hpm-video weights "
+            f"import {path} -o ours.pt"
         )
     if path.is_dir():
         raise FileNotFoundError(f"checkpoint ({path}): the folder holds no checkpoints/{which}")
@@ -205,25 +206,28 @@ def _is_shape(value: object) -> bool:
 
 # Type checks of the entries that reports and models use; settings are checked where they are used
 _TYPES: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "kind": (lambda value: type(value) is str, "a text"),
-    "config": (lambda value: isinstance(value, Mapping), "groups of settings"),
+    "kind": (lambda value: type(value) is str, "a string"),
+    "config": (lambda value: isinstance(value, Mapping), "a mapping of settings"),
     "step": (_is_count, "a whole number of at least 0"),
-    "model": (_are_tensors, "tensors by name"),
-    "teacher": (lambda value: value is None or _are_tensors(value), "tensors by name"),
+    "model": (_are_tensors, "a mapping of names to tensors"),
+    "teacher": (
+        lambda value: value is None or _are_tensors(value),
+        "a mapping of names to tensors",
+    ),
     "competence": (lambda value: value is None or _is_share(value), "a number in [0, 1]"),
     "collapsed_records": (_is_count, "a whole number of at least 0"),
-    "target_digest": (lambda value: value is None or type(value) is str, "a text"),
+    "target_digest": (lambda value: value is None or type(value) is str, "a string"),
     "best_so_far": (lambda value: value is None or type(value) is float, "a number"),
     "thresholds": (
         lambda value: value is None or (isinstance(value, list) and all(map(_is_score, value))),
-        "numbers in [0, 1]",
+        "a list of numbers in [0, 1]",
     ),
     "since_best": (_is_count, "a whole number of at least 0"),
     "num_classes": (
         lambda value: _is_count(value) and value <= _MOST_CLASSES,
         f"a whole number in [0, {_MOST_CLASSES}]",
     ),
-    "classes": (lambda value: value is None or _are_texts(value), "class names"),
+    "classes": (lambda value: value is None or _are_texts(value), "a list of class names"),
     "trained_grid": (lambda value: value is None or _is_shape(value), "three whole numbers"),
 }
 
@@ -246,9 +250,9 @@ def run_checkpoints(run: str | Path, *, history: bool = False) -> dict[int, Path
         if found:
             return dict(sorted(found.items()))
     if run.exists() and not run.is_dir():
-        raise FileNotFoundError(f"run folder ({run}) is a file: must be the folder of a run")
-    there = "" if run.is_dir() else "does not exist, so it "
-    raise FileNotFoundError(f"run folder ({run}) {there}holds no checkpoints/step_*")
+        raise FileNotFoundError(f"run folder ({run}) must be a folder: it is a file")
+    fault = "holds no checkpoints/step_*" if run.is_dir() else "does not exist"
+    raise FileNotFoundError(f"run folder ({run}) {fault}")
 
 
 def load_checkpoint(
@@ -277,13 +281,13 @@ def load_checkpoint(
     except UNREADABLE as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         if isinstance(error, pickle.UnpicklingError | KeyError):
-            reason = "it is no checkpoint, or could only be read by running code from it"
-        advice = f"hpm-video weights inspect {place} says what it is"
+            reason = "it is not a checkpoint, or reading it would run code stored in it"
+        advice = f"find out what it is with: hpm-video weights inspect {place}"
         raise ValueError(f"checkpoint ({place}) cannot be read: {reason}; {advice}") from error
     if not is_of_ours(state):
         raise ValueError(
-            f"checkpoint ({place}) was not written by hpm-video: hpm-video weights import {place} "
-            "-o ours.pt makes a checkpoint of weights of others"
+            f"checkpoint ({place}) was not written by hpm-video; convert it with: hpm-video "
+            f"weights import {place} -o ours.pt"
         )
     check_state(state, f"checkpoint ({place})")
     if kind is not None:
@@ -293,14 +297,17 @@ def load_checkpoint(
     return without_adapters(state, f"checkpoint ({place})")
 
 
-_MADE_BY = {"finetune": "hpm-video finetune or probe --keep", "pretrain": "hpm-video pretrain"}
+_MADE_BY = {
+    "finetune": "hpm-video finetune or hpm-video probe --keep",
+    "pretrain": "hpm-video pretrain",
+}
 
 
 def check_kind(state: Mapping[str, Any], kind: str, name: str) -> None:
     """Raise ValueError if a checkpoint, named ``name`` in the message, is of another kind."""
     if state["kind"] != kind:
-        made = f", as {_MADE_BY[kind]} makes" if kind in _MADE_BY else ""
-        raise ValueError(f"{name} is of kind {state['kind']}: must be {kind}{made}")
+        made = f"; make one with {_MADE_BY[kind]}" if kind in _MADE_BY else ""
+        raise ValueError(f"{name} must be of kind {kind}, not {state['kind']}{made}")
 
 
 def without_adapters(state: dict[str, Any], name: str) -> dict[str, Any]:
@@ -418,7 +425,7 @@ def settings_of(state: Mapping[str, Any]) -> PretrainConfig | FinetuneConfig:
     schemas: dict[str, type[PretrainConfig | FinetuneConfig]]
     schemas = {"pretrain": PretrainConfig, "finetune": FinetuneConfig}
     if state["kind"] not in schemas:
-        raise ValueError(f"kind {state['kind']}")
+        raise ValueError(f"kind ({state['kind']}) must be {' or '.join(schemas)}")
     config = config_from_dict(schemas[state["kind"]], as_then(state["config"]))
     blocks, numbers = size_of_blocks(config.model)
     if isinstance(config, PretrainConfig):
@@ -427,8 +434,9 @@ def settings_of(state: Mapping[str, Any]) -> PretrainConfig | FinetuneConfig:
     most = _MOST_TIMES * held + _MOST_NUMBERS
     if blocks > _MOST_BLOCKS or numbers > most:
         raise ValueError(
-            f"settings of the checkpoint are of a model of {blocks} blocks and {numbers} numbers: "
-            f"must be at most {_MOST_BLOCKS} and, as it holds {held} numbers, {most}"
+            f"the checkpoint's settings describe a model of {blocks} blocks and {numbers} "
+            f"parameters: must be at most {_MOST_BLOCKS} blocks and {most} parameters, as the file "
+            f"stores {held}"
         )
     if blocks:  # baselines have no tokens
         _check_clips(state)
@@ -440,7 +448,8 @@ def _check_clips(state: Mapping[str, Any]) -> None:
     for grid in filter(None, (tokens_of(state).grid, trained_grid(state))):
         if grid.num_tokens > _MOST_TOKENS:
             raise ValueError(
-                f"settings of the checkpoint are of clips of {grid}: must be at most {_MOST_TOKENS}"
+                f"the checkpoint's settings describe clips of {grid}: must be at most "
+                f"{_MOST_TOKENS} tokens"
             )
 
 

@@ -29,8 +29,8 @@ def local_model(place: str | Path) -> Path:
     found = _NAME.fullmatch(name)
     if found is None or ".." in (found[2] or "").split("/"):
         raise ValueError(
-            f"{name} must be hf://OWNER/NAME or hf://OWNER/NAME/FILE, with or without @REVISION "
-            "behind it"
+            f"{name} must be hf://OWNER/NAME or hf://OWNER/NAME/FILE, optionally followed by "
+            "@REVISION"
         )
     repo, file, revision = found.groups()
     hub = hub_library()
@@ -55,12 +55,12 @@ def _told(name: str, repo: str, revision: str | None) -> Iterator[None]:
         yield
     except errors.GatedRepoError as error:
         raise ValueError(
-            f"{name} is gated: accept its terms at https://huggingface.co/{repo}, then "
+            f"{name} is gated; accept its terms at https://huggingface.co/{repo}, then run "
             "`hf auth login` or set HF_TOKEN"
         ) from error
     except (errors.RepositoryNotFoundError, errors.RevisionNotFoundError) as error:
         raise ValueError(
-            f"{name} is not on {hub.constants.ENDPOINT}, or is private: check the name, and "
+            f"{name} is not on {hub.constants.ENDPOINT}, or is private; check the name, or run "
             "`hf auth login` or set HF_TOKEN"
         ) from error
     except (OSError, *errors.HfHubHTTPError.__bases__) as error:
@@ -68,8 +68,8 @@ def _told(name: str, repo: str, revision: str | None) -> Iterator[None]:
         words = f"hf download {repo}{f' --revision {revision}' if revision else ''}"
         raise ValueError(
             f"{name} is not in the cache ({hub.constants.HF_HUB_CACHE}) and cannot be downloaded "
-            f"({offline}): where there is a network `{words}`, then copy that machine's cache "
-            "here, or name its place by HF_HUB_CACHE"
+            f"({offline}); run `{words}` on a machine with network access, then copy its cache "
+            "here, or set HF_HUB_CACHE to the path of that cache"
         ) from error
 
 

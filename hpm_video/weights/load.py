@@ -101,8 +101,8 @@ def encoder_of(
         classifier = build(config, num_classes=1, trained_grid=trained)  # the head is not used
         if not isinstance(classifier, Classifier):
             raise ValueError(
-                f"checkpoint ({source}) is of the baseline {config.model.name}: features, probes "
-                "and exports of an encoder need one of VideoMAE's kind"
+                f"checkpoint ({source}) must hold a VideoMAE model for features, probes and "
+                f"encoder exports, not the baseline {config.model.name}"
             )
         encoder = classifier.encoder
     load_encoder(encoder, state, source=source)

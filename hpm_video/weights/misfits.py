@@ -34,11 +34,11 @@ def _misfit(tensor: Tensor | None, like: Tensor, rule: str) -> str:
     if tensor.shape != like.shape:
         return f"is {tuple(tensor.shape)}, {rule} {tuple(like.shape)}"
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
-        kind = "without numbers (meta)" if tensor.is_meta else "sparse or quantised"
+        kind = "without data (meta)" if tensor.is_meta else "sparse or quantised"
         return f"is {kind}, must be dense"
     if tensor.is_floating_point() != like.is_floating_point():
         kinds = [str(t.dtype).removeprefix("torch.") for t in (tensor, like)]
-        return f"is of {kinds[0]}, must be of {kinds[1]}"
+        return f"is {kinds[0]}, must be {kinds[1]}"
     return ""
 
 

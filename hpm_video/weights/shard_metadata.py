@@ -77,7 +77,7 @@ def read_metadata(folder: Path) -> Metadata:
     held = sum((folder / name).stat().st_size for name in files)
     sizes = (math.prod(entry.size) * entry.properties.dtype.itemsize for entry in tensors.values())
     if (claimed := sum(sizes)) > held:
-        raise ClaimError(f"{METADATA} claims {claimed} bytes of tensors, its files have {held}")
+        raise ClaimError(f"{METADATA} claims {claimed} bytes of tensors, but its files have {held}")
     return Metadata(dict(tensors), storage_data=stored)
 
 
@@ -88,7 +88,7 @@ def _parsed(data: bytes) -> Any:
         if opcode.name == "STOP":
             return machine.top()
         machine.do(opcode.name, argument)
-    raise ValueError(f"{METADATA} is cut off")
+    raise ValueError(f"{METADATA} is truncated")
 
 
 class _Machine:
@@ -140,12 +140,12 @@ class _Machine:
         if name in ("REDUCE", "NEWOBJ"):
             maker, arguments = self._take(2)
             if not isinstance(maker, _Name) or not isinstance(arguments, tuple):
-                raise ValueError(f"{METADATA} calls what is no name")
+                raise ValueError(f"{METADATA} calls something that is not a name")
             self._stack.append(_Made(maker.text, arguments))
         elif name == "BUILD":
             (state,) = self._take(1)
             if not isinstance(self.top(), _Made) or not isinstance(state, dict | tuple):
-                raise ValueError(f"{METADATA} changes what it has not made")
+                raise ValueError(f"{METADATA} changes an object that it did not create")
             self.top().state = state
         elif name in ("SETITEM", "SETITEMS"):
             items = self._take(2) if name == "SETITEM" else self._take_marked()
@@ -161,7 +161,7 @@ class _Machine:
                 raise ValueError(f"{METADATA} is damaged")
             self.top().extend(items)
         else:
-            raise ValueError(f"{METADATA} has an instruction that has no use there: {name}")
+            raise ValueError(f"{METADATA} has an unexpected instruction: {name}")
 
     def _take(self, count: int) -> list[Any]:
         if len(self._stack) - (self._marks[-1] if self._marks else 0) < count:
@@ -188,26 +188,26 @@ _TUPLES = {"TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 def _of(value: Any, maker: str) -> _Made:
     if not isinstance(value, _Made) or value.maker != maker:
         found = value.maker if isinstance(value, _Made) else type(value).__name__
-        raise ValueError(f"{METADATA} names {found} in place of {maker}".replace(" torch.", " "))
+        raise ValueError(f"{METADATA} has {found} instead of {maker}".replace(" torch.", " "))
     return value
 
 
 def _text(value: Any) -> str:
     if type(value) is not str:
-        raise ValueError(f"{METADATA} has a {type(value).__name__} in place of a name")
+        raise ValueError(f"{METADATA} has a {type(value).__name__} instead of a name")
     return value
 
 
 def _count(value: Any) -> int:
     if type(value) is not int or not 0 <= value < 1 << 62:
-        raise ValueError(f"{METADATA} has what is no number of bytes or places")
+        raise ValueError(f"{METADATA} has an invalid size or index")
     return value
 
 
 def _shape(value: Any) -> torch.Size:
     arguments = _of(value, "torch Size").arguments
     if len(arguments) != 1 or not isinstance(arguments[0], tuple):
-        raise ValueError(f"{METADATA} has what is no shape")
+        raise ValueError(f"{METADATA} has an invalid shape")
     return torch.Size([_count(entry) for entry in arguments[0]])
 
 
@@ -241,5 +241,5 @@ def _place(value: Any) -> _StorageInfo:
     if Path(name).name != name:
         raise ValueError(f"{METADATA} points to another folder: {name}")
     if place["transform_descriptors"]:
-        raise ValueError(f"{METADATA} wants {name} to be unpacked, which is not supported")
+        raise ValueError(f"{METADATA} stores {name} compressed or encoded, which is not supported")
     return _StorageInfo(name, _count(place["offset"]), _count(place["length"]))

@@ -34,8 +34,8 @@ def load_target(
     )
     if loss.target_width not in (None, encoder.width):
         raise ValueError(
-            f"loss.target_width ({loss.target_width}) must be {encoder.width}, that of "
-            f"loss.target_model ({loss.target_model}): leave it out"
+            f"loss.target_width ({loss.target_width}) must be {encoder.width}, the width of "
+            f"loss.target_model ({loss.target_model}); leave loss.target_width out"
         )
     config = replace(config, loss=replace(loss, target_width=encoder.width))
     return config, encoder.to(device)
@@ -49,6 +49,6 @@ def check_digest(
     before = state.get("target_digest")
     if digest is not None and before is not None and digest != before:
         raise ValueError(
-            f"loss.target_model ({loss.target_model}) has other weights than when checkpoint "
-            f"({source}) was written: put them back, or begin another run"
+            f"loss.target_model ({loss.target_model}) has changed since checkpoint ({source}) was "
+            "written; restore its weights, or start a new run"
         )

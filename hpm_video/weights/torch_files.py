@@ -66,12 +66,15 @@ def check_archive(file: IO[bytes], num_bytes: int) -> None:
     with zipfile.ZipFile(file) as archive:
         for part in archive.infolist():
             if part.compress_type != zipfile.ZIP_STORED or part.file_size != part.compress_size:
-                raise ClaimError(f"its part {part.filename!r} is compressed, and must not be")
+                raise ClaimError(f"its part {part.filename!r} must not be compressed")
             claimed += part.file_size
             if part.filename.endswith("data.pkl") and part.file_size > _MOST_PICKLED:
-                raise ClaimError(f"its part {part.filename!r} has {part.file_size} bytes")
+                raise ClaimError(
+                    f"its part {part.filename!r} must have at most {_MOST_PICKLED} bytes, but has "
+                    f"{part.file_size}"
+                )
     if claimed > num_bytes:
-        raise ClaimError(f"its parts claim {claimed} bytes, the file has {num_bytes}")
+        raise ClaimError(f"its parts claim {claimed} bytes, but the file has {num_bytes}")
     file.seek(0)
 
 
@@ -88,7 +91,9 @@ def check_tensors(found: Any, num_bytes: int) -> None:
     held = sum(stored.values())
     if held > num_bytes or claimed > _MOST_SHARED * held + _SLACK:
         least = min(held, num_bytes)
-        raise ClaimError(f"its tensors claim {max(claimed, held)} bytes, it holds {least}")
+        raise ClaimError(
+            f"its tensors claim {max(claimed, held)} bytes, but the file holds {least}"
+        )
 
 
 def _tensors(found: Any) -> Iterator[Tensor]:

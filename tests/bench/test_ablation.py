@@ -187,7 +187,10 @@ def test_an_unknown_variant_is_one_line(
     [
         ("base: {}\nvariants: {x: {setting: a.b=1}}", "variants.x.setting is unknown"),
         ("base: {}\nvariants: [x]", "must be a group"),
-        ("base: {}\nvariants: {x: {settings: loss.prediction='none}}", "quotation marks in pairs"),
+        (
+            "base: {}\nvariants: {x: {settings: loss.prediction='none}}",
+            "must close its quotation marks",
+        ),
         ("base: {}\nvariants: {x: {settings: loss.predicton=none}}", "mean loss.prediction?"),
         ("base: []\nvariants: {x: {}}", "must hold groups of settings"),
         ("variants: {x: {}}", "must hold the groups base and variants"),

@@ -51,4 +51,4 @@ def test_less_learns_in_less_memory(report: dict[str, Any]) -> None:
 def test_numbers_of_nothing_are_refused(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = [word for word in WORDS if not word.startswith(option)]
     assert main(["bench", "finetune", "--size=tiny", *words, f"{option}=0"]) == 2
-    assert f"{option} (0) must be a number of at least 1" in capsys.readouterr().err
+    assert f"{option} (0) must be at least 1" in capsys.readouterr().err

@@ -170,14 +170,14 @@ def test_clips_are_of_readable_videos_and_the_others_named(
     report = _bench([pretrained], listed, views=["tokens"], num_clips=3)
     assert report.settings["clips"] == 3
     capsys.readouterr()
-    with pytest.raises(ValueError, match=r"--clips \(4\): only 3 videos are readable"):
+    with pytest.raises(ValueError, match=r"--clips \(4\) must be at most the 3 readable videos"):
         _bench([pretrained], listed, num_clips=4)
     assert "\nunreadable, left out: " in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"--clips \(5\) must be at most the 4 videos"):
         _bench([pretrained], listed, num_clips=5)
-    with pytest.raises(ValueError, match=r"--clips \(0\) must be a number of at least 1"):
+    with pytest.raises(ValueError, match=r"--clips \(0\) must be at least 1"):
         _bench([pretrained], listed, num_clips=0)
-    with pytest.raises(ValueError, match=r"--batch-size \(0\) must be a number of at least 1"):
+    with pytest.raises(ValueError, match=r"--batch-size \(0\) must be at least 1"):
         _bench([pretrained], listed, batch_size=0)
 
 
@@ -191,6 +191,6 @@ def test_a_checkpoint_without_a_predictor_is_refused_before_any_work(
     plain = ("loss.prediction=none", "masking.hard_ratio_end=0", "optim.epochs=1")
     assert main(pretrain_arguments(tmp_path / "plain", *plain)) == 0
     monkeypatch.setattr(HPM, "forward", lambda *inputs: pytest.fail("must not run"))
-    with pytest.raises(ValueError, match=r"plain: checkpoint has no loss predictor") as caught:
+    with pytest.raises(ValueError, match=r"plain: checkpoint must have a loss predictor") as caught:
         _bench([pretrained, tmp_path / "plain"], toy)
     assert "\n" not in str(caught.value)

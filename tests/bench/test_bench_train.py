@@ -128,14 +128,14 @@ def test_settings_of_a_bench(tmp_path: Path) -> None:
     assert config_from([]) == PretrainConfig()
     config = config_from(["run.seed=1", str(file), "data.batch_size=2"])
     assert (config.run.seed, config.optim.epochs, config.data.batch_size) == (1, 77, 2)
-    with pytest.raises(ValueError, match=r"config \(x y\) must be one file"):
+    with pytest.raises(ValueError, match=r"config \(x y\) must be a single file"):
         config_from(["x", "y"])
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--steps=2"], "--steps (2) must be a number of at least 3"),
+        (["--steps=2"], "--steps (2) must be at least 3"),
         (["model.sise=tiny"], "did you mean model.size?"),
         (["nowhere.yaml"], "config (nowhere.yaml) does not exist"),
     ],

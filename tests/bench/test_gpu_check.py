@@ -141,7 +141,7 @@ def test_a_failed_stage_is_reported_and_the_others_run(tmp_path: Path) -> None:
     for words in (
         "FAIL  RuntimeError: it is broken",
         "No module named 'no_such_package'",
-        "FAILED: killed after 8 s, its limit",
+        "FAILED: killed after 8 s, its time limit",
         "FAILED: ended by SIGSEGV",
         "FAIL  ValueError: only this part",
         "the other part              value 1",
@@ -193,12 +193,12 @@ def test_the_table_has_sixty_lines_and_every_failure(tool: Callable[[str], Modul
     [
         (["--device", "cpu"], "--device (cpu) must come with --tiny"),
         (["--stages", "11", "world"], "--stages (11) must be numbers from 1 to 10 or names: gr"),
-        (["-o", "a_file/x.jsonl"], "--output (a_file/x.jsonl) must be a file that can be written"),
-        (["-o", "a_file"], "--output (a_file) must be a file of an earlier check, or a new one"),
-        (["-o", "other.jsonl"], "--output (other.jsonl) must be a file of an earlier check"),
-        (["-o", "x.log"], "--output (x.log) must be a file of another name"),
+        (["-o", "a_file/x.jsonl"], "--output (a_file/x.jsonl) must be a writable file: "),
+        (["-o", "a_file"], "--output (a_file) must be a new file or that of an earlier check"),
+        (["-o", "other.jsonl"], "--output (other.jsonl) must be a new file or that of an earlier"),
+        (["-o", "x.log"], "--output (x.log) must be a file that does not end in .log"),
         (["-o", "."], "--output (.) must be a file, but is a folder"),
-        (["--clips", "/no/such"], "--clips (/no/such) must be a folder of videos that exists"),
+        (["--clips", "/no/such"], "--clips (/no/such) must be an existing folder of videos"),
     ],
 )
 def test_mistakes_are_told_before_anything_starts(

@@ -26,12 +26,12 @@ def test_a_row_worked_out_by_hand() -> None:
     row = dict(zip(_rows(recipes)[0], _rows(recipes)[3], strict=True))
     clips_per_s = 250e12 / (2 * 134.0e9)  # of one GPU; multiply-adds of docs/performance.md
     hours = 800 * 164 * 1024 / (8 * clips_per_s) / 3600
-    assert (row["recipe"], row["GPUs"], row["videos a step"]) == ("SSv2", "8", "1,024")
+    assert (row["recipe"], row["GPUs"], row["videos per step"]) == ("SSv2", "8", "1,024")
     assert float(row["lr"]) == pytest.approx(1.5e-4 * 4)
     assert row["steps"] == f"{800 * 164:,}"
     near = {"rel": 0.05}  # two digits are shown
     assert float(row["hours"]) == pytest.approx(hours, **near)
-    assert float(row["ms a step"]) == pytest.approx(128 / clips_per_s * 1000, **near)
+    assert float(row["ms per step"]) == pytest.approx(128 / clips_per_s * 1000, **near)
     raw, encoded = row["loader cores per GPU"].split(" / ")
     assert float(raw) == pytest.approx(clips_per_s / 37.4, **near)
     assert float(encoded) == pytest.approx(clips_per_s / 74.5, **near)

@@ -274,7 +274,7 @@ def test_several_processes_of_one_job_are_refused(
         monkeypatch.setenv(name, value)
     file = _file(tmp_path, _settings(toy))
     assert main(["bench", "ablation", str(file), "-o", str(tmp_path / "out")]) == 2
-    assert "processes of one job (2) must be 1" in capsys.readouterr().err
+    assert "number of processes in one job (2) must be 1" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -305,10 +305,10 @@ def test_several_processes_of_one_job_are_refused(
         ({"comparisons": []}, ["comparisons ()", "epochs, time"]),
         (
             {"comparisons": ["epochs"], "variants": {"hpm": {}, "x": {"comparisons": ["time"]}}},
-            ["variants.x.comparisons (time)", "of epochs"],
+            ["variants.x.comparisons (time)", "chosen from epochs"],
         ),
         ({"variants": {"hpm": {}, "x": {"settings": "run.seed=2"}}}, ["run.seed=2", "left out"]),
-        ({"variants": {"hpm": {}, "a/b": {}}}, ["a/b", "folders"]),
+        ({"variants": {"hpm": {}, "a/b": {}}}, ["a/b", "a folder name"]),
         ({"variants": {"hpm": {"seedz": 2}}}, ["variants.hpm.seedz", "unknown", "seeds"]),
         ({"variants": {"hpm": 3}}, ["variants.hpm (3)", "group"]),
         ({"variants": {"hpm": {}, "x": {"settings": "masking.mask_ratio=2"}}}, ["mask_ratio (2"]),
@@ -320,7 +320,7 @@ def test_several_processes_of_one_job_are_refused(
         ({"comparisons": ["epoch"]}, ["comparisons (epoch)", "epochs, time"]),
         (
             {"variants": {"hpm": {}, "x": {"comparisons": ["speed"]}}},
-            ["variants.x.comparisons (speed)", "must be of epochs"],
+            ["variants.x.comparisons (speed)", "must be chosen from epochs"],
         ),
         (
             {"variants": {"hpm": {}, "x": {"pretrain": False, "comparisons": ["epochs"]}}},
@@ -328,7 +328,7 @@ def test_several_processes_of_one_job_are_refused(
         ),
         (
             {"variants": {"hpm": {"comparisons": ["epochs"]}}},
-            ["variants (hpm)", "without settings of its own"],
+            ["variants (hpm)", "have no settings of its own"],
         ),
         ({"seeds": 0}, ["seeds (0)"]),
         ({"few_labels": {"a": {"count": 0}}}, ["few_labels.count (0)"]),
@@ -444,7 +444,7 @@ def test_a_variant_that_cannot_do_a_step_is_said_and_left_out(
         calibration, "round_seconds", lambda functions, **_: {name: [1.0] for name in functions}
     )
     calibration.calibrate(study, said.append)
-    assert said == ["variants.plain cannot do a step of toy: can't allocate memory"]
+    assert said == ["variants.plain: cannot measure a step on sets.toy: can't allocate memory"]
     assert calibration.epochs_of_equal_time(study) == {("toy", "hpm"): 2}
 
 
@@ -601,7 +601,7 @@ def test_the_summary_has_paired_differences_and_pictures(finished: tuple[Path, P
     assert difference["mean"] == pytest.approx(top1["plain"] - top1["hpm"])
     assert difference["count"] == 1 and difference["low"] is None
     text = (out / "summary.md").read_text()
-    assert "Difference to `hpm`" in text and "| plain |" in text
+    assert "Difference from `hpm`" in text and "| plain |" in text
     pictures = sorted(path.name for path in (out / "plots").iterdir())
     kinds = ("curves", "differences", "values")
     assert pictures == [f"made_epochs.{kind}.png" for kind in kinds]
@@ -674,7 +674,7 @@ def test_a_variant_named_by_a_number_is_refused(
     file = tmp_path / "study.yaml"
     file.write_text("variants: {hpm: {}, 0.1: {settings: teacher.token_ratio=0.1}}\n")
     assert main(["bench", "ablation", str(file), "-o", str(tmp_path / "out")]) == 2
-    said = f"config ({file}): variants (0.1) must have texts as names"
+    said = f"config ({file}): variants (0.1) must be a name, not a number"
     assert said in capsys.readouterr().err
 
 
@@ -771,7 +771,8 @@ def test_a_damaged_file_is_named(
     for summary in ([], ["--summary"]):
         assert main(["bench", "ablation", str(file), "-o", str(out), *summary]) == 2
         said = capsys.readouterr().err
-        assert f"{damaged} is damaged" in said and "removed" in said and said.count("\n") == 1
+        assert f"{damaged} is damaged" in said and "if you remove it" in said
+        assert said.count("\n") == 1
 
 
 @pytest.mark.usefixtures("_no_pictures")
@@ -851,7 +852,7 @@ def test_a_cell_in_work_by_another_process_is_left_to_it(
         assert other.stdout.readline() == "held\n"
         assert main(command) == 0
         assert tried == ["plain"]
-        assert "in work elsewhere: toy/epochs/hpm/seed0" in capsys.readouterr().out
+        assert "running in another process: toy/epochs/hpm/seed0" in capsys.readouterr().out
         other.stdin.close()
     assert main(command) == 0
     assert tried == ["plain", "hpm"]

@@ -82,7 +82,7 @@ def test_pixels_are_the_published_ones_where_they_are_said_to_be(
     said = capsys.readouterr().out
     assert "OpenCV (cv2) is missing" in said and "\ntest views" not in said
     # 160 * 56 / 90 = 99.6, 160 * 56 / 120 = 74.7; the third is too small
-    assert "Of 2 videos 2 have a longer side" in said
+    assert "In 2 of 2 videos, rounding to nearest makes the longer side one pixel longer" in said
     words = [line.split() for line in said.splitlines()]
     for name in ("rotate", "shear_x", "shear_y", "move_x", "move_y"):
         assert [row[-2:] for row in words if row and row[0] == name] == [["0", "0"]], name
@@ -90,7 +90,7 @@ def test_pixels_are_the_published_ones_where_they_are_said_to_be(
     means = {a: of_crops["crop,", "pre-training", "Pillow", f"antialias={a}"] for a in
              ("true", "false")}  # fmt: skip
     assert means["true"] < 0.1 < means["false"]
-    with pytest.raises(SystemExit, match="must hold readable videos with a side above 500"):
+    with pytest.raises(SystemExit, match="must hold readable videos with a short side above 500"):
         script("pixels", f"--source={tmp_path}", "--shorter=500").main()
 
 

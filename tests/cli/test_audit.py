@@ -75,6 +75,6 @@ def test_what_was_not_checked_does_not_pass(folder: Path, how: str) -> None:
     else:
         (folder / "pip-audit").unlink()
     code, out, error = _audit(folder, *WORDS)
-    said = {"no answers": "does not answer", "fails": "no network", "missing": "install it by"}
+    said = {"no answers": "does not answer", "fails": "no network", "missing": "install it with"}
     assert code == 1 and out == "" and error.count("\n") == 1
     assert said[how] in error

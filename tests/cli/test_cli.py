@@ -48,7 +48,10 @@ def _refusal(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
         ("masking.mask_ratio=0.999999999999", ["masking.mask_ratio (0.99", "16 of 16 units"]),
         ("masking.hard_ratio_end=1.1", ["masking.hard_ratio_end (1.1)", "[0, 1]"]),
         ("masking.decoder_mask_ratio=1", ["masking.decoder_mask_ratio (1.0)", "[0, 1)"]),
-        ("masking.decoder_mask_ratio=0.99", ["masking.decoder_mask_ratio (0.99)", "0 of 24"]),
+        (
+            "masking.decoder_mask_ratio=0.99",
+            ["masking.decoder_mask_ratio (0.99)", "one of 24 masked tokens"],
+        ),
         ("teacher.token_ratio=0", ["teacher.token_ratio (0.0)", "(0, 1]"]),
         ("data.batch_size=25", ["data.batch_size", "(25)", "(24)"]),
         ("optim.accumulation=7", ["optim.accumulation", "(28)", "(24)"]),
@@ -144,8 +147,8 @@ def test_a_run_may_go_on_with_other_logging(
     [
         (("model.width=64",), ["does not fit", "(32, 384)", "(64, 384)"]),
         (("model.predictor_depth=2",), ["does not fit", "predictor.blocks.1"]),
-        (("optim.epochs=1",), ["is of step 12", "only 6 steps"]),
-        (("optim.epochs=2",), ["is of step 12", "only 12 steps"]),  # nothing is left to train
+        (("optim.epochs=1",), ["is from step 12", "only 6 steps"]),
+        (("optim.epochs=2",), ["is from step 12", "only 12 steps"]),  # nothing is left to train
     ],
 )
 def test_a_checkpoint_that_does_not_fit(
@@ -171,10 +174,10 @@ def test_mining_cannot_resume_a_run_without_teacher(
     plain = tmp_path / "plain"
     assert main(pretrain_arguments(plain, *settings)) == 0
     line = _refusal(pretrain_arguments(tmp_path / "run", f"run.resume={plain}"), capsys)
-    assert f"checkpoint ({plain}) has no teacher: this run mines" in line
+    assert f"checkpoint ({plain}) has no teacher, but this run mines" in line
     assert not (tmp_path / "run").exists()
     # What it says helps
-    assert f"model.init={plain} in place of run.resume" in line
+    assert f"set model.init={plain} instead of run.resume" in line
     settings = (f"model.init={plain}", "optim.epochs=1")
     assert main(pretrain_arguments(tmp_path / "run", *settings)) == 0
 
@@ -321,8 +324,8 @@ def test_a_list_that_names_videos_again_is_noticed(
     assert main(pretrain_arguments(tmp_path / "run", *settings, "optim.epochs=1")) == 0
     again = len(positions.read_text().splitlines()) - 1
     head = (tmp_path / "run" / "log.txt").read_text().splitlines()[:2]
-    assert f"warning: {again} rows of data.manifest name a video that is there already" in head[1]
-    assert "columns that are not used: frame, y, x, radius" in head[0]  # of the second list
+    assert f"warning: {again} rows of data.manifest name a video of an earlier row" in head[1]
+    assert "unused columns: frame, y, x, radius" in head[0]  # of the second list
 
 
 def test_too_many_bad_videos_stop_the_run(
@@ -372,7 +375,7 @@ def test_data_that_are_not_there_stop_the_run(
     (line,) = done.stderr.splitlines()
     assert re.search(
         r"^hpm-video pretrain: 20 videos in a row are unreadable, the last .*gone_\d+.mp4: "
-        r"no such file; not one file was there: is data.root \(.*wrong\) right\?$",
+        r"no such file; no file was found: check data.root \(.*wrong\)$",
         line,
     )
     log = (tmp_path / "run" / "log.txt").read_text()
@@ -494,6 +497,28 @@ def test_a_mistake_from_a_shell_is_exit_code_2(tmp_path: Path) -> None:
     assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith(
-        f"hpm-video pretrain: config ({tmp_path / 'nowhere.yaml'}) does not exist, neither"
+        f"hpm-video pretrain: config ({tmp_path / 'nowhere.yaml'}) does not exist, as a file"
     )
     assert done.stdout == ""
+
+
+@pytest.mark.parametrize(
+    "module", ["argparse", "hpm_video.cli.terminal", "hpm_video.cli.pretrain", "omegaconf", "numpy"]
+)
+def test_an_interrupt_while_modules_are_imported_is_one_line(toy: Path, module: str) -> None:
+    program = """
+import signal, sys
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == sys.argv[1]:
+            sys.meta_path.remove(self)
+            signal.raise_signal(signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from hpm_video.cli.main import main
+sys.exit(main(sys.argv[2:]))
+"""
+    words = ["pretrain", "own_videos", f"data.manifest={toy}", "run.output_dir=/proc/no"]
+    done = subprocess.run(
+        [sys.executable, "-c", program, module, *words], check=False, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (1, "hpm-video pretrain: interrupted\n")

@@ -15,7 +15,8 @@ from hpm_video.config import PretrainConfig
 from hpm_video.config.settings import load_config
 from hpm_video.evaluate.pretrained import load_pretrained
 from hpm_video.train import pretrain as pretraining
-from hpm_video.visualize import View, watch
+from hpm_video.visualize import Result, View, watch
+from hpm_video.visualize.verdict import RULE
 
 ROOT = Path(__file__).parents[2]
 
@@ -80,6 +81,21 @@ def test_the_shipped_model_ranks_the_shipped_clip() -> None:
     assert tubes.rank_accuracy is not None and tubes.rank_accuracy > 0.6
     assert (pretrained.config.run.output_dir, pretrained.config.data.manifest) == (None, [])
     assert MODEL.stat().st_size < 1e6 and CLIP.stat().st_size < 1e5
+
+
+@pytest.mark.parametrize("is_quick", [False, True])
+def test_the_page_of_training_says_what_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_quick: bool
+) -> None:
+    monkeypatch.setattr(demo_module, "_curves", lambda runs: [])
+    result = Result("a/b c.mp4", tmp_path / "b c.html", 0.7, 0.31, thumbnail="data:image/png,x")
+    demo_module.write_page(tmp_path, [], {}, [result], minutes=1, is_quick=is_quick)
+    text = (tmp_path / "index.html").read_text()
+    assert ("nothing is learnt" in text) == is_quick
+    (card,) = re.findall(r"<article.*?</article>", text, re.DOTALL)
+    assert 'href="pictures/b%20c.html"' in card and 'src="data:image/png,x"' in card
+    assert "b c.mp4</h3>" in card and "fair" in card and "Spearman 0.31<" in card
+    assert RULE in text
 
 
 @pytest.mark.parametrize(

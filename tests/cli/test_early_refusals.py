@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -12,8 +13,12 @@ import pytest
 from processes import LIMIT_S
 
 from hpm_video.cli.main import main
+from hpm_video.config import FinetuneConfig, PretrainConfig
+from hpm_video.config.schema import SettingFaults
+from hpm_video.train.admission import read_settings, read_videos
 
 ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "configs"
 # Prints, for each command line, its exit code, what it said and whether PyTorch was imported
 SCRIPT = """
 import contextlib, io, json, sys
@@ -43,6 +48,9 @@ def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
     bad_list.write_text("path,num_frames\na.mp4,many\n")
     (gone := tmp_path / "gone.csv").write_text("".join(f"{k}.mp4 0\n" for k in range(1000)))
     (tmp_path / "empty").mkdir()
+    (pretrained := tmp_path / "pretrained").mkdir()
+    (pretrained / "config.yaml").write_text("masking: {mask_ratio: 0.9}\n")
+    ours = f"data.manifest={toy} run.output_dir={pretrained}"
     expected = {
         "pretran": "'pretran' is unknown: did you mean pretrain?",
         "data chek x": "did you mean check?",
@@ -51,11 +59,11 @@ def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
         "bench step --size bas": "did you mean base?",
         "pretrain own_videos --outptu-dir x": "did you mean --output-dir?",
         "data list --foldr x -o y": "did you mean --folder?",
-        "pretrain own_videos --optim.epochs 3": "settings have no dashes: optim.epochs=VALUE",
+        "pretrain own_videos --optim.epochs 3": "no leading dashes: optim.epochs=VALUE",
         "pretrain own_vidoes": "did you mean own_videos",
         "recipes own_vidoes": "did you mean",
         f"pretrain own_videos data.manifst={toy} {run}": "did you mean data.manifest?",
-        f"pretrain own_videos run.device=cdua data.manifest={toy} {run}": "run.device=cuda would",
+        f"pretrain own_videos run.device=cdua data.manifest={toy} {run}": "try run.device=cuda",
         f"pretrain own_videos data.manifest={bad_list} {run}": "num_frames (many) must be",
         f"finetune own_videos data.manifest={bad_list} {run}": "num_frames (many) must be",
         f"pretrain own_videos data.manifest={gone} {run}": "none of 20 looked for does, the first",
@@ -63,6 +71,15 @@ def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
         f"pretrain own_videos data.manifest={toy} optim.total_batch=4096 {run}": "videos per step",
         f"finetune own_videos data.manifest={toy} optim.total_batch=4096 {run}": "videos per step",
         f"finetune own_videos data.manifest={toy} model.init=/no/run {run}": "model.init (/no/run)",
+        f"finetune own_videos {ours}": f"try run.output_dir={pretrained}_finetuned",
+        f"finetune own_videos data.manifest={toy} run.output_dir={toy.parent}": "/run",
+        f"pretrain own_videos data.manifest={toy} data.crop_size=65 {run}": "data.crop_size=64",
+        f"pretrain optim.epochs=4 data.manifest={toy} {run}": "pretrain own_videos optim.epochs=4",
+        f"demo -o {toy}": "is a file: must be a folder",
+        f"demo --train -o {toy}": "is a file: must be a folder",
+        "demo -o /proc/x": "must be writable",
+        "demo --train --seed -1": "--seed (-1) must be in",
+        "bench plan nowhere": "config (nowhere) does not exist",
         f"evaluate /no/run --manifest {toy}": "checkpoint (/no/run) does not exist",
         f"predict /no/run {toy}": "checkpoint (/no/run) does not exist",
         f"probe /no/run --train {toy} --val {toy}": "checkpoint (/no/run) does not exist",
@@ -72,7 +89,7 @@ def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
         "data check /no/list.csv": "/no/list.csv does not exist",
         "start /no/folder": "/no/folder does not exist",
         f"start {toy.parent} -o {tmp_path}": "nothing is overwritten: add -o",
-        f"start {next(toy.parent.rglob('*.mp4'))}": "must be a folder or list of videos, not one",
+        f"start {next(toy.parent.rglob('*.mp4'))}": "must be a folder or list of videos, not a",
         f"start {tmp_path / 'empty'} -o {tmp_path / 'new'}": "must hold videos",
     }
     for line, (code, said, has_torch) in zip(expected, _refused(list(expected)), strict=True):
@@ -86,16 +103,58 @@ def test_all_that_is_wrong_is_said_at_once(
     words = ["masking.mask_ratio=1.2", "optim.epochs=many", "run.sed=1", "data.manifest=/no/list"]
     assert main(["pretrain", "own_videos", *words]) == 2
     first, *faults = capsys.readouterr().err.splitlines()
-    assert first == "hpm-video pretrain: 5 things are wrong:"
+    assert first == "hpm-video pretrain: 5 errors:"
     starts = (
-        "  optim.epochs (many) must be a whole number: optim.epochs=400 would do",
+        "  optim.epochs (many) must be a whole number; try optim.epochs=400",
         "  setting run.sed is unknown: did you mean run.seed?",
-        "  masking.mask_ratio (1.2) must be in (0, 1): masking.mask_ratio=0.75 would do",
+        "  masking.mask_ratio (1.2) must be in (0, 1); try masking.mask_ratio=0.75",
         "  run.output_dir (null) must name a folder",
         "  data.manifest: /no/list does not exist",
     )
     for line, start in zip(faults, starts, strict=True):
         assert line.startswith(start)
+
+
+def test_settings_that_do_not_fit_each_other_are_all_named_with_values_that_do(
+    tmp_path: Path, toy: Path
+) -> None:
+    words = [
+        f"data.manifest={toy}", f"run.output_dir={tmp_path / 'run'}", "model.width=50",
+        "model.heads=7", "model.decoder_heads=5", "data.crop_size=65", "data.num_frames=7",
+        "masking.tube_length=3", "loss.target=ema", "loss.target_layers=[12]",
+        "teacher.momentum_start=2", "optim.warmup_epochs=500", "optim.total_batch=1000",
+    ]  # fmt: skip
+    recipe = CONFIGS / "pretrain" / "own_videos_cpu.yaml"
+    with pytest.raises(SettingFaults) as caught:
+        read_settings(PretrainConfig, recipe, words)
+    found = [re.findall(r"[a-z]+\.\w+=[^\s;']+", fault)[0] for fault in caught.value.faults]
+    about = {word.partition("=")[0] for word in found}
+    assert about >= {
+        "model.width", "model.decoder_width", "data.crop_size", "data.num_frames",
+        "masking.tube_length", "loss.target_layers", "teacher.momentum_start",
+        "optim.warmup_epochs", "optim.total_batch",
+    }  # fmt: skip
+    assert {"data.num_frames=8", "data.crop_size=64", "model.width=49"} <= set(found)
+    read_videos(read_settings(PretrainConfig, recipe, [*words, *found]))
+
+
+def test_sizes_that_weights_know_are_not_judged_before_these_are_read(
+    tmp_path: Path, toy: Path
+) -> None:
+    (weights := tmp_path / "weights.pt").touch()
+    words = [f"data.manifest={toy}", f"run.output_dir={tmp_path / 'run'}", "data.num_frames=7"]
+    assert read_settings(FinetuneConfig, None, [*words, f"model.init={weights}"])
+    with pytest.raises(SettingFaults, match=r"try data\.num_frames=8"):
+        read_settings(FinetuneConfig, None, words)
+
+
+def test_baselines_have_sizes_of_their_own(tmp_path: Path, toy: Path) -> None:
+    words = [f"data.manifest={toy}", f"run.output_dir={tmp_path / 'run'}"]
+    words += ["model.name=slowfast_r50", "data.num_frames=6", "data.crop_size=33"]
+    with pytest.raises(SettingFaults) as caught:
+        read_settings(FinetuneConfig, None, words)
+    about = [fault.split()[0] for fault in caught.value.faults]
+    assert "data.num_frames" in about and "data.crop_size" not in about
 
 
 def test_one_fault_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -127,7 +186,7 @@ def test_the_next_commands_can_be_pasted(
     assert pictures[:3] == ["hpm-video", "visualize", str(run)] and Path(pictures[3]).is_file()
     few = ["--num-masks", "1", "--num-checkpoints", "4"]
     assert main([*through[1:], *few]) == 0
-    assert "so few checkpoints" not in capsys.readouterr().out
+    assert "too few checkpoints" not in capsys.readouterr().out
 
     words = ["optim.epochs=1", "run.device=cpu", "data.num_workers=0", "data.decoder=decord"]
     assert (

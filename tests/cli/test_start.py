@@ -1,6 +1,7 @@
 """``hpm-video start``: from a folder with odd names to a model by the commands that it prints."""
 
 import hashlib
+import html
 import shlex
 import shutil
 from pathlib import Path
@@ -69,8 +70,10 @@ def test_from_a_folder_to_a_model(
     assert main(["start", str(folder), "--device", "cpu"]) == 0
     out = capsys.readouterr().out
     made = tmp_path / "hpm_clips_of_Ä_2"
-    assert "33 videos: 32 ok, 0 damaged, 1 bad" in out and "broken.mp4: " in out
-    assert "to learn from: 24 videos of 4 classes" in out and "not promised" in out
+    assert "quick check of 33 videos: 32 ok, 0 damaged, 1 bad" in out and "broken.mp4: " in out
+    full = shlex.join(["hpm-video", "data", "check", f"{made.name}/train.csv"])
+    assert full in out and full in html.unescape((made / "check.html").read_text())
+    assert "to train on: 24 videos of 4 classes" in out and "not guaranteed" in out
     pretraining = load_config(PretrainConfig, made / "pretrain.yaml")
     assert pretraining.run.output_dir == str(made / "pretrained")
     assert load_config(FinetuneConfig, made / "finetune.yaml").model.init == str(
@@ -140,7 +143,7 @@ def test_a_folder_whose_videos_are_all_broken(
     (tmp_path / "bad" / "1.mp4").write_bytes(b"no video")
     assert main(["start", str(tmp_path / "bad"), "-o", str(tmp_path / "new")]) == 2
     (said,) = capsys.readouterr().err.splitlines()
-    assert "has no video that can be read" in said
+    assert "has no readable video" in said
 
 
 def test_the_folder_itself_is_no_place_to_write_to(
@@ -149,7 +152,7 @@ def test_the_folder_itself_is_no_place_to_write_to(
     before = _digest(folder)
     monkeypatch.chdir(folder)
     assert main(["start", "."]) == 2
-    assert "must lie outside of ., which nothing is written to: add -o " in capsys.readouterr().err
+    assert "must lie outside of ., where nothing is written: add -o " in capsys.readouterr().err
     assert _digest(folder) == before
 
 
@@ -179,7 +182,7 @@ def test_only_readable_videos_with_labels_are_judged_on(
         video.write_bytes(b"no video")
     assert main(["start", str(folder), "--device", "cpu", "-o", "new"]) == 0
     out = capsys.readouterr().out
-    assert "held out to judge on: 6 videos" in out and "val.csv gives accuracy 0.333" in out
+    assert "held out for evaluation: 6 videos" in out and "val.csv gives accuracy 0.333" in out
     assert f"no readable video to learn from in 1 of 4 classes: {CLASSES[0]}" in out
     assert "to judge on in" not in out
     statuses = [row["status"] for row in rows_of(tmp_path / "new" / "val.csv")]
@@ -187,15 +190,16 @@ def test_only_readable_videos_with_labels_are_judged_on(
 
     for video in (folder / CLASSES[1]).iterdir():
         video.write_bytes(b"no video")
-    good = sorted((folder / CLASSES[2]).iterdir())
+    shutil.copytree(folder / CLASSES[2], tmp_path / "others")
+    good = sorted((tmp_path / "others").iterdir())
     rows = [f"{quoted(path)},{label}" for path, label in zip(good, [2, 3, ""], strict=False)]
     (tmp_path / "part.csv").write_text("\n".join(["path,label", *rows]) + "\n")
     (tmp_path / "none.csv").write_text(f"path\n{quoted(good[0])}\n")
     words = ["start", str(folder), "--device", "cpu"]
     assert main([*words, "-o", "part", "--val", "part.csv"]) == 0
     assert "part/val.csv: 1 videos without a label are left out" in capsys.readouterr().out
-    assert main([*words, "-o", "none", "--val", "none.csv"]) == 0
-    assert "none/val.csv has no video with a label: it is not used" in capsys.readouterr().out
+    assert main([*words, "-o", "none", "--val", "none.csv"]) == 2
+    assert "val videos must have labels" in capsys.readouterr().err
     for video in (folder / CLASSES[2]).iterdir():
         video.write_bytes(b"no video")
     assert main([*words, "-o", "one"]) == 0
@@ -216,7 +220,7 @@ def test_a_list_of_which_some_videos_have_labels(
     words = ["start", "all.csv", "--val", "bad.csv", "--device", "cpu", "-o", "new"]
     assert main(words) == 0
     out = capsys.readouterr().out
-    assert "12 videos without a label" in out and "val.csv has no video" in out
+    assert "12 videos have no label" in out and "val.csv has no readable video" in out
     _, _, evaluate, *_ = commands = _next(out)
     assert "--manifest" in evaluate and "new/train.csv" not in evaluate
     for _, *words in commands[:3]:

@@ -142,7 +142,7 @@ def test_hours_are_told_in_a_unit_in_which_they_are_not_zero() -> None:
     pretraining.hours = 0.045
     fit_hours(pretraining, 0.01)
     _, why = pretraining.settings["optim.epochs"]
-    assert why == f"what fits into 36 s; {epochs:,} would take 2.7 min"
+    assert why == f"as many as fit into 36 s; {epochs:,} epochs would take 2.7 min"
     told = [hours_in_words(hours) for hours in (1, 12, 2.54, 0.5, 1 / 60, 1e-3)]
     assert told == ["1 h", "12 h", "2.5 h", "30 min", "1 min", "3.6 s"]
 

@@ -114,10 +114,10 @@ def test_the_head_says_whose_row_it_is(job: str, name: str) -> None:
         assert before is not None and before[1] in PRETRAIN
         assert PRETRAIN[before[1]]["size"].removesuffix("_v2") == row["size"]
         counts = [row["videos a step"] // (per_gpu * number) for number in (8, 2, 1)]
-        text = "{} videos on any: {}, {} or {} micro-batches of {} on each"
+        text = "{} videos on any number of GPUs: {}, {} or {} micro-batches of {} per GPU"
         words.append(text.format(row["videos a step"], *counts, per_gpu))
     else:
-        words.append(f"A step is {row['videos a step']} videos on any, in micro-batches as large")
+        words.append(f"A step takes {row['videos a step']} videos on any number of GPUs, in micro-")
         assert re.search(rf"`hpm-video bench plan` estimates [\d.]+ on {gpus}( GPUs)?\b", head)
     for word in words:
         assert word in head

@@ -88,9 +88,9 @@ def test_a_file_beats_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         (["submit", "pretrain", "ssv2_bsae"], "did you mean ssv2_base, "),
         (["bench", "ablation", "study_tyo", "-o", "out"], "did you mean study_toy, "),
         (["bench", "plan", "ssv2_bsae", "--videos", "9"], "did you mean ssv2_base, "),
-        (["pretrain", "zzz"], "`hpm-video recipes` lists all"),
+        (["pretrain", "zzz"], "`hpm-video recipes` lists all recipes"),
         (["pretrain", "variants:litteral"], "variants.yaml:literal?"),
-        (["recipes", "ssv2_base"], "must be one of pretrain/ssv2_base, finetune/ssv2_base"),
+        (["recipes", "ssv2_base"], "is ambiguous: choose pretrain/ssv2_base or finetune/ssv2_base"),
         (["recipes", "study_tyo"], "did you mean study_toy, "),
     ],
 )

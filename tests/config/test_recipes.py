@@ -122,7 +122,7 @@ def test_a_step_is_the_same_on_1_2_and_8_gpus(job: str, name: str) -> None:
     if batch_size == "auto":  # where nothing depends on how a step is divided
         assert job == "pretrain" and config.model.drop_path == 0
         assert config.optim.total_batch % 8 == 0
-        text = "{} videos on any, in micro-batches as large as memory allows"
+        text = "{} videos on any number of GPUs, in micro-batches as large as memory allows"
         assert text.format(config.optim.total_batch) in _header(job, name)
         return
     for num_processes in (8, 2, 1):
@@ -132,7 +132,7 @@ def test_a_step_is_the_same_on_1_2_and_8_gpus(job: str, name: str) -> None:
         assert accumulation * batch_size * num_processes == config.optim.total_batch
         counts.append(accumulation)
     header = _header(job, name)
-    text = "{} videos on any: {}, {} or {} micro-batches of {} on each"
+    text = "{} videos on any number of GPUs: {}, {} or {} micro-batches of {} per GPU"
     assert text.format(config.optim.total_batch, *counts, batch_size) in header
 
 

@@ -78,7 +78,7 @@ def test_interpolations_of_ones_own_yaml_and_words_are_resolved(
         ({"run__seed": "${oc.env:SECRET}"}, "run.seed .* must be a whole number"),
         ({"run__seed": 10**5000}, "64 bits"),
         ({"run__seed": [[[]]]}, "run.seed"),
-        ({"run__seed": object()}, "hold a object"),
+        ({"run__seed": object()}, "text and numbers as values, not object"),
         ({"run": 3}, "run .* must be a group"),
         ({"optim__betas": ["${a}", 1]}, "optim.betas"),
         ({"run__device": "${oc.env:SECRET}"}, "run.device"),
@@ -98,7 +98,9 @@ def test_stored_settings_that_are_deep_or_stand_for_many() -> None:
     for _ in range(12):
         many = [many] * 10
     for value in (deep, many):
-        with pytest.raises(ValueError, match="nested 20 deep, nor have many values"):
+        with pytest.raises(
+            ValueError, match="nested at most 20 levels deep, with at most 100000 values"
+        ):
             config_from_dict(PretrainConfig, _stored(data__manifest=value))
 
 

@@ -168,7 +168,7 @@ def test_many_hanging_readers(tmp_path: Path) -> None:
     ("kind", "reason"),
     [
         ("bug", "KeyError: 'by intention'"),
-        ("memory", "MemoryError: reading it takes more memory than its reader may have"),
+        ("memory", "MemoryError: reading it takes more memory than a reader may use"),
         ("deep", "RecursionError: maximum recursion depth exceeded"),
         ("error of torch", "RuntimeError: "),
     ],

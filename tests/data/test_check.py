@@ -2,9 +2,11 @@
 
 import csv
 import fcntl
+import html
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+import av
 import pytest
 from damage import flip_bytes
 from killable_doubles import InspectDouble
@@ -23,6 +26,7 @@ from hpm_video.data.lists.manifest import read_manifest, write_manifest
 from hpm_video.data.lists.rows import read_rows
 from hpm_video.data.prepare import check
 from hpm_video.data.prepare.check_report import make_report, report_page, report_text
+from hpm_video.data.prepare.verdict import _places
 from hpm_video.data.video.frame_table import FrameTable
 from hpm_video.data.video.readers.tables import decoded_table
 from hpm_video.runtime.journal import Journal, read_journal
@@ -93,6 +97,33 @@ def test_the_list_gets_what_was_found_out(
     assert printed.splitlines()[-1] == str(manifest)
 
 
+def test_a_quick_check_claims_no_more_than_it_decoded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The damage lies where it decodes nothing."""
+    path = write_indexed_video(tmp_path / "a.mp4", 200, options={"g": "5"})
+    data = bytearray(path.read_bytes())
+    sampled = {frame for place in _places(200) for frame in place}
+    skipped = next(k for k in range(40, 200) if not sampled & set(range(k - 16, k + 16)))
+    with av.open(str(path)) as container:
+        at = [(packet.pos, packet.size) for packet in container.demux() if packet.size][skipped]
+    data[at[0] + 24 : at[0] + at[1]] = bytes(at[1] - 24)  # behind its header
+    path.write_bytes(data)
+    manifest = tmp_path / "m 1.csv"
+    manifest.write_text("path\na.mp4\n")
+    assert main(["data", "check", str(manifest), "--quick", "-o", str(tmp_path / "q.csv")]) == 0
+    full = f"hpm-video data check '{manifest}' -o {tmp_path / 'q.csv'}"
+    page, printed = (tmp_path / "q.check.html").read_text(), capsys.readouterr().out
+    assert _rows(tmp_path / "q.csv")[0]["status"] == "ok", "the quick check must miss the damage"
+    assert "completely" not in page and "All 1 videos decode where they were sampled" in page
+    for said in (page, printed):
+        assert full in html.unescape(said) and "quick check" in said.lower()
+    assert main(shlex.split(full)[1:]) == 0
+    assert _rows(tmp_path / "q.csv")[0]["status"] == "damaged"
+    page, printed = (tmp_path / "q.check.html").read_text(), capsys.readouterr().out
+    assert "quick check" not in (page + printed).lower()
+
+
 def test_the_index_has_the_tables_of_what_can_be_read(videos: Path) -> None:
     manifest = videos / "m.csv"
     manifest.write_text("path\n./long.avi\ntext.mp4\na b.mp4\n./long.avi\n")
@@ -144,7 +175,9 @@ def test_an_index_takes_the_place_of_no_other_file(
 ) -> None:
     (videos / "m.csv").write_text("path\nlong.avi\n")
     (videos / "m.csv.index").write_text("my own notes")
-    assert "m.csv.index must be an index" in _refusal([str(videos / "m.csv")], capsys)
+    assert "m.csv.index must not exist or be the index of a list" in _refusal(
+        [str(videos / "m.csv")], capsys
+    )
     assert (videos / "m.csv.index").read_text() == "my own notes"
 
 
@@ -329,7 +362,7 @@ def test_killed_and_run_again(videos: Path) -> None:
         env=environment, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
     assert done.returncode == 1, done.stderr
-    assert f"interrupted check of {len(known)} videos" in done.stdout
+    assert f"interrupted check, which had finished {len(known)} videos" in done.stdout
     assert manifest.read_bytes() == expected.read_bytes()
     assert not journal.exists()
     tried = (videos / "tried.txt").read_text().splitlines()
@@ -381,7 +414,7 @@ def test_a_list_that_changes_meanwhile_is_not_written_over(
         manifest.write_text("path\nlong.avi\na b.mp4\n")
 
     monkeypatch.setattr(Journal, "add", add_and_edit)
-    with pytest.raises(ValueError, match="was changed while it was checked"):
+    with pytest.raises(ValueError, match="changed during the check"):
         check.check_manifest(manifest)
     assert manifest.read_text() == "path\nlong.avi\na b.mp4\n"
 
@@ -429,7 +462,7 @@ def test_mistakes_are_one_line(videos: Path, capsys: pytest.CaptureFixture[str])
     assert (videos / "zeros").stat().st_size == 10**6
     with (videos / ".m.csv.check.jsonl").open("a") as other:
         fcntl.flock(other, fcntl.LOCK_EX)
-        assert "running already" in _refusal([str(manifest)], capsys)
+        assert "already running" in _refusal([str(manifest)], capsys)
 
 
 def test_a_full_disk_is_one_line(
@@ -509,7 +542,6 @@ def test_page_and_text_escape_names() -> None:
     page = report_page(report, title=nasty)
     assert page.count("<script") == 0 and "&lt;script&gt;" in page
     page.encode()  # is valid Unicode
-    assert page.count('<svg class="bars"') == 3
     assert not re.search(r'(src|href)="(?!data:)', page)  # needs no other file
     text = report_text(report, page="a.html")
     text.encode()
@@ -538,7 +570,12 @@ def test_figures_of_the_report() -> None:
     page = report_page(none, title="/home/lists/a.csv")
     assert "<svg" not in page and "<title>Check of a.csv</title>" in page
     assert ">1 of 1 videos are bad and left out of training: a.<" in page
-    assert "All 4 videos decode completely." in report_page(report, title="a")
+    page = report_page(report, title="a")
+    assert "All 4 videos decode completely." in page and page.count('<svg class="bars"') == 3
+    same = make_report([row(0, 360, 2.0), row(1, 360, 2.0)], classes=["cat", "dog"])
+    page, text = report_page(same, title="a"), report_text(same, page="a.html")
+    assert "Durations: all 2 seconds. Short sides: all 360 pixels. Sizes of classes: all 1" in page
+    assert "<svg" not in page and "duration: all 2 s\nframe size:" in text
 
 
 def test_journal(tmp_path: Path) -> None:

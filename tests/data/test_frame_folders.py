@@ -95,11 +95,11 @@ def test_what_else_lies_in_a_folder(tmp_path: Path) -> None:
         (["a.jpg", "b.txt"], "is a folder, not a video: it holds no numbered images"),
         (
             ["a_1.jpg", "a_2.jpg", "b_1.jpg", "b_2.jpg"],
-            "is a folder of images of several names: a_# (2), b_# (2): keep the frames of one "
-            "video in a folder of their own",
+            "is a folder of images with several names: a_# (2), b_# (2): keep the frames of "
+            "each video in a folder of its own",
         ),
-        (["a_1.jpg", "a_01.jpg"], "has two frames of number 1: a_01.jpg, a_1.jpg"),
-        (["a_1.jpg", "a_1.png"], "has two frames of number 1: a_1.jpg, a_1.png"),
+        (["a_1.jpg", "a_01.jpg"], "has two frames with number 1: a_01.jpg, a_1.jpg"),
+        (["a_1.jpg", "a_1.png"], "has two frames with number 1: a_1.jpg, a_1.png"),
     ],
 )
 def test_folders_that_are_no_video(tmp_path: Path, names: list[str], reason: str) -> None:
@@ -114,7 +114,7 @@ def test_gaps_are_said(tmp_path: Path) -> None:
     folder = _frames(tmp_path / "video", numbers=numbers)
     video = open_video(folder)
     assert frame_numbers(video.read(range(6))) == list(range(6))
-    assert video.note == "folders of frames between whose numbers some are missing"
+    assert video.note == "a folder of frames with gaps in its numbers"
     reason = "5 of the numbers from 3 to 13 are missing, the first after 5"
     assert inspect_video(str(folder)).reason == reason
     # Every tenth frame of a video is none with gaps
@@ -169,7 +169,7 @@ def test_kinds_of_pixels(tmp_path: Path) -> None:
     assert inspect_video(str(tmp_path / "a.png")).reason == "is a single picture"
     Image.fromarray(ramp.astype(np.uint16) * 16).save(tmp_path / "a.png")
     assert inspect_video(str(tmp_path / "a.png")).reason == (
-        "is a single picture; grey with 16 bits, of which 12 are used: the upper 8 are read"
+        "is a single picture; is 16-bit grey that uses 12 bits: the upper 8 of 16 are read"
     )
 
 
@@ -183,9 +183,9 @@ def test_frames_of_several_sizes(tmp_path: Path) -> None:
     assert square.shape == small.shape == (48, 64, 3)
     assert frame_numbers(square[None, :, 8:56]) == [2] and frame_numbers(small[None]) == [3]
     assert not square[:, :8].any() and not square[:, 56:].any()
-    assert video.note == "pictures of several sizes, scaled to that of the first"
+    assert video.note == "frames of several sizes, all scaled to the first"
     verdict = inspect_video(str(folder))
-    assert verdict.reason == "has pictures of several sizes, all scaled to the first, 64 x 48"
+    assert verdict.reason == "has frames of several sizes, all scaled to the first, 64 x 48"
     assert open_video(folder, table=verdict.table).note == video.note
 
 
@@ -200,9 +200,9 @@ def test_broken_frames_are_named(tmp_path: Path) -> None:
     os.mkfifo(folder / "img_00011.jpg")
     assert frame_numbers(read_frames(folder, [0, 1, 3, 19])) == [0, 1, 3, 19]
     for index, said in {
-        2: "is no image",
+        2: "is not an image",
         4: "truncated",
-        6: "is no image",
+        6: "is not an image",
         8: "no such file",
     }.items():
         reason = _reason(folder, (0, index))
@@ -218,7 +218,7 @@ def test_broken_frames_are_named(tmp_path: Path) -> None:
         path.write_text("none")
     assert inspect_video(str(folder)).reason == _reason(folder)
     assert _reason(folder).startswith(
-        "none of its frames can be decoded, img_00001.jpg: is no image"
+        "none of its frames can be decoded, img_00001.jpg: is not an image"
     )
 
 
@@ -229,7 +229,7 @@ def test_an_image_is_a_still_video(tmp_path: Path) -> None:
     assert frame_numbers(video.read([0] * 4)) == [77] * 4
     assert at_rate(video, 8.0).num_frames == 8
     (tmp_path / "b.jpg").write_bytes(b"x")
-    assert _reason(tmp_path / "b.jpg").startswith("is no image (JPEG, PNG")
+    assert _reason(tmp_path / "b.jpg").startswith("is not an image (JPEG, PNG")
 
 
 def test_an_animation_is_a_video(tmp_path: Path) -> None:
@@ -242,7 +242,7 @@ def test_an_animation_is_a_video(tmp_path: Path) -> None:
 def test_frames_per_second(tmp_path: Path) -> None:
     folder = _frames(tmp_path / "raw/run/video")
     assert open_video(folder).fps == 0
-    with pytest.raises(VideoReadError, match=r"as a file fps.txt in the folder or above it would"):
+    with pytest.raises(VideoReadError, match=r"and no fps.txt in the folder or above it"):
         at_rate(open_video(folder), 5.0)
     assert np.isnan(LongVideo(folder).times).all()
     table = inspect_video(str(folder)).table
@@ -257,7 +257,7 @@ def test_frames_per_second(tmp_path: Path) -> None:
     assert inspect_video(str(folder)).duration_s == 2
     for text in ("fast", "0", "-3", "1e9", "nan", "1/0", "25" * 100):
         (folder / "fps.txt").write_text(text)
-        assert "fps.txt must hold its frames per second alone" in _refusal_of(folder)
+        assert "fps.txt must hold only the frames per second" in _refusal_of(folder)
 
 
 def _refusal_of(folder: Path) -> str:
@@ -267,7 +267,7 @@ def _refusal_of(folder: Path) -> str:
 
 
 def test_motion_vectors_are_refused_in_a_line(tmp_path: Path) -> None:
-    with pytest.raises(VideoReadError, match=r"has no motion vectors, as it is no file of video"):
+    with pytest.raises(VideoReadError, match=r"has no motion vectors, as it is not a video file"):
         open_video(_frames(tmp_path / "video"), motion=True)
 
 
@@ -341,7 +341,7 @@ def test_stills_or_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) ->
     out = str(tmp_path / "m.csv")
     command = ["data", "list", "--folder", str(tmp_path / "raw"), "-o", out]
     assert main(command) == 2
-    assert "6 of them images: `--images stills` lists each" in capsys.readouterr().err
+    assert "; 6 files are images: `--images stills` lists each" in capsys.readouterr().err
     assert main([*command, "--images", "stills"]) == 0
     read = read_manifest(out)
     assert read.labels.tolist() == [0, 0, 0, 1, 1, 1] and read.classes == ("n01", "n02")
@@ -364,13 +364,13 @@ def test_folders_of_images_that_are_left_out_are_named(
     command = ["data", "list", "--folder", str(tmp_path / "raw"), "-o", str(tmp_path / "m.csv")]
     assert main(command) == 0
     said = capsys.readouterr().out
-    first = "note: 2 folders of images are not taken for videos: the first is "
-    assert f"{first}{tmp_path}/raw/gaps: 773 of the numbers between its 4 images are" in said
+    first = "note: 2 folders of images are not listed as videos, the first is "
+    assert f"{first}{tmp_path}/raw/gaps: 773 numbers between those of its 4 images are" in said
     assert "`--images frames` each folder" in said
     assert main([*command, "--images", "frames"]) == 0
     said = capsys.readouterr().out
     first = first.replace("2", "1")
-    assert f"{first}{tmp_path}/raw/of: is a folder of images of several names" in said
+    assert f"{first}{tmp_path}/raw/of: is a folder of images with several names" in said
     assert "`--images frames` each folder" not in said
 
 

@@ -128,7 +128,7 @@ def test_an_index_that_is_older_than_its_list_or_a_video(tmp_path: Path) -> None
     for place, (number, is_stale) in enumerate([(9, True), (7, False), (20, False)]):
         video = open_video(manifest.path(place), "pyav", table=manifest.table(place))
         assert frame_numbers(video.read(range(number))) == list(range(number))
-        assert ("out of date" in (video.note or "")) == is_stale
+        assert ("outdated" in (video.note or "")) == is_stale
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_a_copy_that_keeps_its_time_in_coarser_steps(
     os.utime(tmp_path / "a.mp4", ns=(0, 1_700_000_123_123_456_789 // step * step))
     assert table.fits(str(tmp_path / "a.mp4")) == is_same
     video = open_video(tmp_path / "a.mp4", "pyav", table=table.to_bytes())
-    assert ("out of date" not in (video.note or "")) == is_same
+    assert ("outdated" not in (video.note or "")) == is_same
 
 
 def test_a_table_with_a_flipped_bit_is_not_used(tmp_path: Path) -> None:

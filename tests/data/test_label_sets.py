@@ -64,7 +64,7 @@ def test_labels_in_columns_are_those_in_cells(tmp_path: Path) -> None:
     assert manifest.classes == ("Is_Red", "is_big", "is_far"), "a class without videos counts"
     assert _sets(manifest) == [[0, 1], [], [1]]
     assert any("column label is not used" in note for note in manifest.notes)
-    assert not any("columns that are not used" in note for note in manifest.notes)
+    assert not any("unused columns" in note for note in manifest.notes)
     cells = _list(tmp_path, "path,label\na.mp4,is_big;Is_Red\nb.mp4,\nc.mp4,is_big\n", "cells.csv")
     other = read_manifest(cells, classes=manifest.classes, several=BY_CELL)
     assert _sets(other) == _sets(manifest) and other.classes == manifest.classes
@@ -104,7 +104,7 @@ def test_digests(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("several", "text", "rule"),
     [
-        (None, "path,label\na.mp4,x;y\nb.mp4,x\nc.mp4,y\n", "for several per video set"),
+        (None, "path,label\na.mp4,x;y\nb.mp4,x\nc.mp4,y\n", "if videos have several, set"),
         (LabelsConfig(separator="|"), "path,label\na.mp4,x;y\nb.mp4,x\nc.mp4,y\n", "label (x;y)"),
         (BY_COLUMN, "path,is_red\na.mp4,2\nb.mp4,1\n", ":2: is_red (2) must be 0 or 1"),
         (BY_COLUMN, "path,is_red\na.mp4,\nb.mp4,1\n", ":2: is_red () must be 0 or 1"),
@@ -123,14 +123,14 @@ def test_what_cannot_be_meant_is_refused(
 
 def test_a_separator_stands_in_no_class_name(tmp_path: Path) -> None:
     (tmp_path / "classes.txt").write_text("push; pull\nrest\n")
-    with pytest.raises(ValueError, match=r"labels.separator \(';'\) must stand in no class name"):
+    with pytest.raises(ValueError, match=r"labels.separator \(';'\) must not occur in class names"):
         read_manifest(_list(tmp_path, "path,label\na.mp4,rest\n"), several=BY_CELL)
 
 
 def test_a_list_of_one_label_does_not_become_one_of_several(tmp_path: Path) -> None:
     file = _list(tmp_path, "path,label\na.mp4,x\nb.mp4,y\n")
     manifest = read_manifest(file, several=BY_CELL)
-    with pytest.raises(ValueError, match="no video has several labels; leave it out"):
+    with pytest.raises(ValueError, match="no video has several labels; unset it"):
         require_labels(manifest, name="data.manifest", lists=[str(file)])
 
 
@@ -149,7 +149,7 @@ def test_a_list_without_labels_is_no_list_to_judge_by(
 ) -> None:
     file = _list(tmp_path, text)
     manifest = read_manifest(file, classes=("a", "b"), several=several)
-    with pytest.raises(ValueError, match=r"must have labels: has none .* labels.columns names"):
+    with pytest.raises(ValueError, match=r"must have labels, but has none; .* in labels.columns"):
         check_fits_model(manifest, 2)
 
 

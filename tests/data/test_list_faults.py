@@ -151,7 +151,7 @@ def test_labels_in_any_encoding_are_the_same_class(folder: Path, encoding: str) 
     manifest = read_manifest(folder / "list.csv")
     assert manifest.labels.tolist() == [1] * 6 + [0] * 6
     is_said = any(
-        "label (Fu\\udcdfball) is not UTF-8, taken for 'Fußball'" in n for n in manifest.notes
+        "label (Fu\\udcdfball) is not UTF-8 and is read as 'Fußball'" in n for n in manifest.notes
     )
     assert is_said == (encoding in ("cp1252", "latin-1"))
 
@@ -257,9 +257,7 @@ def test_where_a_video_is_from_is_no_part(folder: Path) -> None:
 def test_columns_that_only_look_like_parts(folder: Path, name: str) -> None:
     rows = [f"{path},{label},x" for path, label in PAIRS]
     manifest = read_manifest(_write(folder, _table(f"path,label,{name}", rows)))
-    assert manifest.notes == (
-        f"{folder}/list.csv: columns that are not used: {name} (used: path, label)",
-    )
+    assert manifest.notes == (f"{folder}/list.csv: unused columns: {name} (used: path, label)",)
 
 
 def test_columns_that_are_ours_are_not_named(folder: Path) -> None:
@@ -289,12 +287,12 @@ def test_a_split_is_chosen(folder: Path, capsys: pytest.CaptureFixture[str]) -> 
         assert f"{number} of 12 rows" in capsys.readouterr().out
     assert (folder / "classes.txt").read_text() == "left\nright\nup\n"  # of all rows
     said = _error(capsys, "--manifest", path, "--split", "holdout_7", "-o", folder / "m.csv")
-    assert "--split (holdout_7) must be one of" in said and "column split: " in said
+    assert "--split (holdout_7) must be a value of column split in " in said
     _write(folder, _table("path,label", [f"{p},{la}" for p, la in PAIRS]))
     said = _error(
         capsys, "--manifest", folder / "list.csv", "--split", "val", "-o", folder / "m.csv"
     )
-    assert "lists that have a column split" in said and "has path, label" in said
+    assert "needs a list with a column split" in said and "has the columns path, label" in said
 
 
 @pytest.mark.parametrize("yes", ["1", "True", "yes"])
@@ -342,7 +340,7 @@ def test_several_labels_in_a_cell_are_refused(folder: Path, cells: str) -> None:
     given = [cell if cell[0] == '"' else f'"{cell}"' for cell in given]
     rows = [f"{path},{given[i % 3]}" for i, path in enumerate(PATHS)]
     said = _refusal(_write(folder, _table("path,label", rows)))
-    assert "list.csv:2: label (" in said and "for several per video set labels.separator" in said
+    assert "list.csv:2: label (" in said and "set labels.separator to the text between them" in said
     read_manifest(folder / "list.csv", labels=False)  # pre-training ignores labels
 
 
@@ -384,7 +382,7 @@ def test_labels_in_the_place_of_numbers_of_frames(folder: Path, first: list[int]
     rows = [f"{path} {first[i % 6]} {(i + 1) % 3}" for i, path in enumerate(PATHS)]
     for labels in (True, False):  # pre-training, too, would see still pictures
         said = _refusal(_write(folder, _table("", rows)), labels=labels)
-        assert "must be about 24, as the file has" in said and "write `path label`" in said
+        assert "must be about 24, as in the file" in said and "write `path label`" in said
     rows = [f"{path} {24 - i} {i % 3}" for i, path in enumerate(PATHS)]  # nearly all of them
     assert read_manifest(_write(folder, _table("", rows))).frame_counts.tolist() == [
         *range(24, 12, -1)
@@ -403,7 +401,7 @@ def test_numbers_of_frames_are_checked_in_each_of_several_lists(folder: Path) ->
 def test_more_labels_than_two(folder: Path) -> None:
     rows = [f"{path} 0 1 2" for path in PATHS]
     said = _refusal(_write(folder, _table("", rows)))
-    assert "must have one label, or several with no blank between them" in said
+    assert "must have one label; write several without spaces between them" in said
     assert said.endswith("(and 11 more: line 2, 3, 4, 5, ...)")
 
 
@@ -436,12 +434,12 @@ def test_rows_have_one_width(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("labels", "classes", "said"),
     [
-        (["left", "Left", "up"], None, "classes 'Left' and 'left' differ only by case or blanks"),
-        (["turn left", "turn_left", "up"], None, "differ only by case or blanks"),
-        (["left", "left\u200b", "up"], None, "differ only by case or blanks"),
-        (["1", "2", "3"], None, "labels begin at 1"),
+        (["left", "Left", "up"], None, "classes 'Left' and 'left' differ only in case or spaces"),
+        (["turn left", "turn_left", "up"], None, "differ only in case or spaces"),
+        (["left", "left\u200b", "up"], None, "differ only in case or spaces"),
+        (["1", "2", "3"], None, "labels start at 1, but count from 0"),
         (["left", "up"], "left\nright\nup\n", "1 of 3 classes have no video: right"),
-        (["left", "left"], None, "all videos have one label (0)"),
+        (["left", "left"], None, "all videos have the same label (0)"),
         (["0", "1", "2"], None, None),
         (["left", "up", "right"], "left\nright\nup\n", None),
     ],
@@ -468,7 +466,7 @@ def test_a_label_that_another_case_would_make_known(folder: Path) -> None:
     rows = [f"{path},{label}" for path, label in PAIRS]
     said = _refusal(_write(folder, _table("path,label", rows)))
     assert "label (left) must be one of" in said
-    assert "only case or blanks differ from 'Left'" in said
+    assert "differs from 'Left' only in case or spaces" in said
 
 
 def test_labels_from_1_that_reach_beyond_the_classes(folder: Path) -> None:
@@ -476,14 +474,14 @@ def test_labels_from_1_that_reach_beyond_the_classes(folder: Path) -> None:
     rows = [f"{path} {number + 1}" for path, number in zip(PATHS, NUMBERS, strict=True)]
     said = _refusal(_write(folder, _table("", rows)))
     assert "must be below the number of classes (3" in said
-    assert "labels count from 0, and none is 0" in said
+    assert "labels count from 0, but no label is 0" in said
 
 
 def test_words_for_nothing(folder: Path) -> None:
     rows = [f"{path},{'NA' if i == 5 else label}" for i, (path, label) in enumerate(PAIRS)]
     manifest = read_manifest(_write(folder, _table("path,label", rows)))
     assert manifest.notes == (
-        f"{folder}/list.csv:7: label (NA) is taken for a class: leave it empty for no label",
+        f"{folder}/list.csv:7: label (NA) is read as a class name; leave it empty for no label",
     )
 
 
@@ -508,10 +506,10 @@ def test_validation_videos_that_are_training_videos(tmp_path: Path) -> None:
     train, val = (read_manifest(tmp_path / f"{part}.csv") for part in ("train", "val"))
     found = find_shared(train, val)
     assert (found.num_named, found.num_linked, found.num_copied) == (1, 2, 1)
-    assert str(found) == "4 of 8 videos (2 by a link, 1 copies)"
+    assert str(found) == "4 of 8 videos (2 linked, 1 copied)"
     late = find_shared(train, val, most_seconds=-1)
     assert (late.num_named, late.num_shared) == (1, 1)
-    assert str(late) == "1 of 8 videos (only 0 of 6 files compared in time)"
+    assert str(late) == "1 of 8 videos (only 0 of 6 files compared in the time limit)"
     assert str(find_shared(train, train)) == "6 of 6 videos"
     assert find_shared(val, train).num_shared == 4
 
@@ -578,7 +576,7 @@ def test_what_is_listed_is_what_is_read(tmp_path: Path, seed: int) -> None:
 
 @pytest.mark.parametrize("path", ["", "  ", "a\0.mp4"])
 def test_paths_that_no_file_has_are_not_written(tmp_path: Path, path: str) -> None:
-    with pytest.raises(ValueError, match=r"path \(.*\) must be that of a file"):
+    with pytest.raises(ValueError, match=r"path \(.*\) must be a file name"):
         write_manifest(tmp_path / "out.csv", [{"path": "a.mp4"}, {"path": path}])
     assert not list(tmp_path.iterdir())
 
@@ -617,7 +615,7 @@ def test_a_list_that_says_more_is_kept(folder: Path, capsys: pytest.CaptureFixtu
     for _ in range(2):
         output.write_text(own)
         assert _list("--manifest", source, "-o", output) == 0
-        assert f"the list that was there is kept as {kept}" in capsys.readouterr().out
+        assert f"the previous list is kept as {kept}" in capsys.readouterr().out
     assert kept.read_text() == own and output.read_text() == written
     assert not (folder / "m.csv.orig2").exists()
     output.write_text("path,label\nother.mp4,0\n")
@@ -625,7 +623,7 @@ def test_a_list_that_says_more_is_kept(folder: Path, capsys: pytest.CaptureFixtu
     assert (folder / "m.csv.orig2").read_text() == "path,label\nother.mp4,0\n"
     _write(folder, "path,label\nmine.mp4,3\n", "m_missing.csv")
     said = _error(capsys, "--manifest", source, "-o", output)
-    assert "m_missing.csv) must be a new file or a manifest" in said
+    assert "m_missing.csv) must be a new file or a list of videos" in said
 
 
 # ---- as programs write lists -------------------------------------------------------------------
@@ -640,7 +638,7 @@ def test_what_json_to_csv_scripts_write(folder: Path) -> None:
         writer.writerows(entries)
     manifest = read_manifest(folder / "list.csv")
     assert manifest.labels.tolist() == NUMBERS
-    assert "not used: meta, tags" in manifest.notes[0]
+    assert "unused columns: meta, tags" in manifest.notes[0]
     for text in (json.dumps(entries), "\n".join(map(json.dumps, entries))):
         assert "list.csv:1: must be CSV" in _refusal(_write(folder, text))
 
@@ -651,7 +649,7 @@ def test_what_json_to_csv_scripts_write(folder: Path) -> None:
         # Kinetics: no paths
         (
             "label,youtube_id,time_start,time_end,split\nrun,abc,1,11,train\n",
-            "must have a column path; of Kinetics' lists, `hpm-video data list --kinetics DIR`",
+            "must have a column path; convert Kinetics' lists with `hpm-video data list",
         ),
         # R: write.table, which leaves out the header of the row numbers
         ('"path" "label"\n"1" "a.mp4" "left"\n', 'list.csv:2: row ("1" "a.mp4" "left") must'),
@@ -698,7 +696,7 @@ def test_lists_that_were_joined_by_cat(folder: Path, mark: str) -> None:
     assert all(os.path.exists(manifest.path(index)) for index in range(12))
     other = _table("label,path", [f"{label},{path}" for path, label in lists[1]])
     said = _refusal(_write(folder, _table("path,label", rows[0]) + mark + other))
-    assert "list.csv:7: header" in said and "must have the columns of the first" in said
+    assert "list.csv:7: header" in said and "must have the same columns as the first" in said
 
 
 def test_row_numbers_and_quotes_without_commas(folder: Path) -> None:
@@ -714,7 +712,9 @@ def test_videos_that_are_left_out_by_their_status_are_counted(folder: Path) -> N
     rows = [f"{path},{label},{s}" for (path, label), s in zip(PAIRS, status, strict=True)]
     manifest = read_manifest(_write(folder, _table("path,label,status", rows)))
     assert len(manifest) == 8
-    assert manifest.notes == ("4 videos are left out by their status: bad (2), OK (1), nudity (1)",)
+    assert manifest.notes == (
+        "4 videos are left out because of their status: bad (2), OK (1), nudity (1)",
+    )
 
 
 def test_rows_that_give_a_video_two_labels(folder: Path) -> None:
@@ -724,7 +724,7 @@ def test_rows_that_give_a_video_two_labels(folder: Path) -> None:
     )
     (said,) = label_notes(manifest)
     assert manifest.num_repeated == 2
-    assert said.startswith("1 videos have rows with different labels") and PATHS[2] in said
+    assert said.startswith("1 videos have several rows with different labels") and PATHS[2] in said
     assert label_notes(read_manifest(_write(folder, _table("path,label", [*rows, rows[3]])))) == []
 
 

@@ -329,8 +329,8 @@ def test_a_folder_per_class(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert capsys.readouterr().out.splitlines() == [
         f"{folder}/m.csv: 4 videos of 2 classes; 1 of 5 are missing, listed in "
         f"{folder}/m_missing.csv",
-        "note: 1 folders have no video: docs",
-        "note: 3 other files were left out",
+        "note: 1 folder has no video: docs",
+        "note: 3 other files were left out: docs/read.md, run/thumb.jpg, run/notes.txt",
     ]
     assert _rows(folder / "m_missing.csv") == [("walk/nowhere.mp4", "1")]
 
@@ -371,7 +371,7 @@ def test_links_to_videos_that_are_not_there(
     assert _list("--folder", tmp_path / "set", "-o", tmp_path / "m.csv") == 0
     assert (tmp_path / "classes.txt").read_text() == "a\nb\n"
     assert _rows(tmp_path / "m_missing.csv") == [("set/a/1.mp4", "0"), ("set/b/1.mp4", "1")]
-    assert "1 folders have no video: c" in capsys.readouterr().out
+    assert "1 folder has no video: c" in capsys.readouterr().out
 
 
 def test_a_validation_folder_has_the_numbers_of_the_training_folder(
@@ -472,7 +472,7 @@ def test_numbers_without_names(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert not (tmp_path / "classes.txt").exists()
     summary, note = capsys.readouterr().out.splitlines()
     assert summary == f"{tmp_path}/m.csv: 4 videos, none missing"
-    assert re.match(r"note: .*m\.csv:5: label \(999999\) must leave out at most 10 .* 3 to", note)
+    assert re.match(r"note: .*m\.csv:5: label \(999999\) must follow at most 10 .* 3 to", note)
 
 
 def test_columns_and_status_of_a_list_are_kept(tmp_path: Path) -> None:
@@ -554,7 +554,8 @@ def test_a_classes_txt_of_another_order_is_not_replaced(
 ) -> None:
     _text(ucf101 / "classes.txt", "ApplyEyeMakeup", "Archery", "YoYo")
     line = _refusal(capsys, "--ucf101", ucf101, "-o", ucf101 / "m.csv")
-    assert "classes.txt differs from" in line and "label 1 is 'Archery', there 'YoYo'" in line
+    assert "classes.txt and this data set must have the same classes in the same order" in line
+    assert "label 1 is 'Archery' in the first and 'YoYo' in the second" in line
     assert not (ucf101 / "m.csv").exists()
 
 
@@ -585,7 +586,7 @@ def test_data_that_are_not_there(
     for path in (ucf101 / "UCF-101").rglob("*.avi"):
         path.unlink()
     line = _refusal(capsys, "--ucf101", ucf101, "-o", output)
-    assert "none of the 2 videos named in" in line and "v_ApplyEyeMakeup_g01_c01.avi" in line
+    assert "none of the 2 videos listed in" in line and "v_ApplyEyeMakeup_g01_c01.avi" in line
     _text(tmp_path / "mine.txt", "a.mp4 1")
     line = _refusal(capsys, "--list", tmp_path / "mine.txt", "-o", output, "--root", tmp_path / "x")
     assert "none of the 1 videos in" in line and f"below {tmp_path}/x" in line
@@ -615,7 +616,10 @@ def test_a_list_with_two_labels_of_one_video(
     _fill(tmp_path, ["a.mp4"])
     _text(tmp_path / "l.txt", "a.mp4 1", "a.mp4 1", "a.mp4 2")
     line = _refusal(capsys, "--list", tmp_path / "l.txt", "-o", tmp_path / "m.csv")
-    assert "l.txt:3: label (2) of a.mp4 must be one, but is (1) in" in line and "l.txt:1" in line
+    assert (
+        "l.txt:3: label (2) of a.mp4 must be the same in all rows, but is (1) in" in line
+        and "l.txt:1" in line
+    )
 
 
 def test_other_files_are_not_overwritten(
@@ -626,7 +630,7 @@ def test_other_files_are_not_overwritten(
     assert "read as a list" in _refusal(capsys, "--kinetics", kinetics, "-o", official)
     (tmp_path / "notes.txt").write_text("mine\n")
     line = _refusal(capsys, "--kinetics", kinetics, "-o", tmp_path / "notes.txt")
-    assert "must be a new file or a manifest" in line
+    assert "must be a new file or a list of videos" in line
     assert "is a folder" in _refusal(capsys, "--kinetics", kinetics, "-o", tmp_path)
     assert official.read_text() == before and (tmp_path / "notes.txt").read_text() == "mine\n"
 
@@ -638,7 +642,7 @@ def test_other_files_are_not_overwritten(
         (["--split", "val"], "split (val) of UCF101 must be one of train, test"),
         (["--fold", "4"], "fold (4) of UCF101 must be 1, 2 or 3"),
         (["--fold", "0"], "fold (0) of UCF101 must be 1, 2 or 3"),
-        (["--root", "x"], "--root (x) must be used with --manifest only"),
+        (["--root", "x"], "--root (x) must be used with --manifest"),
         (["--classes", "nowhere.txt"], "nowhere.txt does not exist"),
     ],
 )
@@ -651,7 +655,7 @@ def test_options_that_do_not_fit(
 def test_options_of_data_sets_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ("--folder", tmp_path, "-o", tmp_path / "m.csv", "--split", "val")
     assert (
-        "--split (val) must be used with the official files of a data set or --manifest only"
+        "--split (val) must be used with a data set, such as --ucf101, or --manifest"
         in _refusal(capsys, *arguments)
     )
     for given in ([], ["--folder", "a", "--list", "b"]):

@@ -228,7 +228,7 @@ def test_who_reads_in_place_of_whom_is_passed_on(tmp_path: Path, num_workers: in
         start_step=0,
         num_steps=1,
     )
-    unlisted = "videos that are not in the index of their list (hpm-video data check writes it)"
+    unlisted = "no entry in the index of the list (hpm-video data check writes one)"
     assert batch.notes == [(0, unlisted), (1, unlisted)]
 
 

@@ -148,7 +148,7 @@ def test_a_video_that_is_shown_again_gives_another_clip(
 
 def test_weights_that_cannot_be_meant() -> None:
     for weights, said in {
-        (1.0,): r"data.weights \(1 numbers\) must have one for each list of data.manifest, .* 2",
+        (1.0,): r"data.weights \(1 numbers\) must have one number per list in data.manifest, .* 2",
         (1.0, 0.0): r"data.weights \(0\) must be above 0, and at most 1000",
         (1.0, -1.0): r"data.weights \(-1\)",
         (1.0, float("nan")): r"data.weights \(nan\)",

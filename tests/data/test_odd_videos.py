@@ -94,9 +94,9 @@ def test_an_angle_that_is_no_quarter(tmp_path: Path, decoder: Decoder) -> None:
     if not table.is_tilted:
         pytest.skip("this ffmpeg writes no such matrix")
     video = open_video(path, decoder, table=table.to_bytes())
-    assert video.decoder == "pyav" and video.note and "no quarter" in video.note
+    assert video.decoder == "pyav" and video.note and "not a multiple of 90 degrees" in video.note
     assert video.read([0]).shape == (1, *SIZE, 3)
-    assert "no quarter" in inspect_video(str(path)).reason
+    assert "not a multiple of 90 degrees" in inspect_video(str(path)).reason
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_what_check_says_of_odd_files(tmp_path: Path) -> None:
     clock = _make(tmp_path / "clock.ivf", "-c:v", "libvpx", frames=30)
     said = {path: inspect_video(str(path)) for path in (single, twice, clock)}
     assert said[single].reason == "is a single picture"
-    assert said[twice].reason == "1 more mp4 appended to it, of which nothing is read"
+    assert said[twice].reason == "has 1 more mp4 appended to it, which readers ignore"
     assert said[twice].num_frames == 50
     assert said[clock].fps == pytest.approx(25, rel=0.05)
 

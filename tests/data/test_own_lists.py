@@ -55,7 +55,7 @@ def test_a_share_of_each_class_is_held_out(toy: Path) -> None:
     labels = [label for _, label in found["val"]]
     assert sorted(labels) == ["0", "0", "1", "1", "2"] and len(found["train"]) == 18
     assert not set(found["train"]) & set(found["val"])
-    assert "held out to judge on: 5 videos, 20% of each class" in notes
+    assert "held out for evaluation: 5 videos, 20% of each class" in notes
     assert Path("out/classes.txt").read_text().split() == ["a", "b", "pair", "rare"]
 
 
@@ -66,7 +66,7 @@ def test_unreadable_videos_are_not_held_out(toy: Path) -> None:
         (Path("v") / name).write_bytes(b"no video")
     Path("out/val.csv").unlink()
     found, notes = _listed("v", held_out=0.2)
-    assert found.keys() == {"train"} and "nothing is held out to judge on" in notes
+    assert found.keys() == {"train"} and "nothing is held out for evaluation" in notes
     _videos(toy, "v/a/3.mp4", "v/b/3.mp4")
     found, _ = _listed("v", held_out=0.2)
     assert [label for _, label in found["val"]] == ["0", "1"]
@@ -130,7 +130,7 @@ def test_classes_to_judge_on_are_those_learnt(toy: Path) -> None:
 
 def test_folders_that_are_no_classes(toy: Path) -> None:
     _videos(toy, "v/monday/1.mp4", "v/tuesday/2.mp4", "v/3.mp4")
-    with pytest.raises(ValueError, match="--no-labels takes all"):
+    with pytest.raises(ValueError, match="--no-labels lists all videos"):
         _listed("v")
     found, notes = _listed("v", labels=False)
     assert {label for _, label in found["train"]} == {""} and found.keys() == {"train"}
@@ -154,16 +154,14 @@ def test_tars_are_to_be_named() -> None:
 
 
 def test_blanks_around_the_names_of_folders(toy: Path) -> None:
-    _videos(toy, "v/ a/1.mp4", "v/b /2.mp4", "v/b/3.mp4", "v/train/4.mp4", "v/val/5.mp4")
+    _videos(toy, "v/ a/1.mp4", "v/b /2.mp4", "v/b/3.mp4", "v/c/4.mp4")
     found, notes = _listed("v")
     assert sorted(found["train"]) == [
-        (" a/1.mp4", "0"), ("b /2.mp4", "1"), ("b/3.mp4", "1"), ("train/4.mp4", "2"),
-        ("val/5.mp4", "3"),
+        (" a/1.mp4", "0"), ("b /2.mp4", "1"), ("b/3.mp4", "1"), ("c/4.mp4", "2"),
     ]  # fmt: skip
-    assert Path("out/classes.txt").read_text() == "a\nb\ntrain\nval\n"
+    assert Path("out/classes.txt").read_text() == "a\nb\nc\n"
     assert "differ only in outer blanks are one class: b " in notes
-    assert "taken for classes, as other folders lie beside them: train, val" in notes
-    Path("v/train").rename("v/Train\n2")
+    Path("v/c").rename("v/c\n2")
     with pytest.raises(ValueError, match="rename the class or its folder"):
         list_own_videos("v", Path("new"))
 
@@ -172,7 +170,7 @@ def test_a_list_of_which_no_video_is_there(toy: Path) -> None:
     _videos(toy, "videos/a/1.mp4")
     Path("lists").mkdir()
     Path("lists/all.csv").write_text("path,label\na/1.mp4,x\n")
-    with pytest.raises(ValueError, match=r"is there, e.g. a/1.mp4: add --root ") as refusal:
+    with pytest.raises(ValueError, match=r"exists, e.g. a/1.mp4: add --root ") as refusal:
         list_own_videos("lists/all.csv", Path("out"))
     (_, root) = shlex.split(str(refusal.value).partition(": add ")[2])
     lists, _ = list_own_videos("lists/all.csv", Path("out"), root=root)
@@ -180,3 +178,42 @@ def test_a_list_of_which_no_video_is_there(toy: Path) -> None:
     Path("lists/all.csv").write_text("path,label\nnowhere/1.mp4,x\n")
     with pytest.raises(ValueError, match=r"--root DIR, with the folder .* nowhere/1.mp4"):
         list_own_videos("lists/all.csv", Path("out"))
+
+
+def test_folders_beside_those_of_the_parts(toy: Path) -> None:
+    _videos(toy, "v/train/a/1.mp4", "v/train/b/2.mp4", "v/val/a/3.mp4", "v/val/b/4.mp4")
+    Path("v/out/check").mkdir(parents=True)  # as of an earlier start, without videos
+    found, _ = _listed("v")
+    assert found["train"] == [("train/a/1.mp4", "0"), ("train/b/2.mp4", "1")]
+    assert found["val"] == [("val/a/3.mp4", "0"), ("val/b/4.mp4", "1")]
+    _videos(toy, "v/raw/5.mp4")
+    with pytest.raises(ValueError, match=r"v/raw also has videos: move it, or .* --val v/val$"):
+        _listed("v")
+    Path("out/classes.txt").unlink()
+    _videos(toy, "cars/train/1.mp4", "cars/bus/2.mp4")  # vehicles
+    found, _ = _listed("cars", held_out=0)
+    assert [label for _, label in found["train"]] == ["0", "1"]
+
+
+def test_what_is_judged_on_is_not_what_was_learnt(toy: Path) -> None:
+    _videos(toy, "v/a/1.mp4", "v/b/2.mp4", "w/a/3.mp4", "w/b/4.mp4", "flat/5.mp4")
+    with pytest.raises(ValueError, match=r"must be other videos .*: 2 of 2 videos are the same"):
+        _listed("v", val="v")
+    Path("x/a").mkdir(parents=True)
+    Path("x/b").mkdir()
+    Path("x/a/6.mp4").symlink_to(Path("v/a/1.mp4").resolve())
+    shutil.copy("w/b/4.mp4", "x/b/7.mp4")
+    Path("x/b/7.mp4").write_bytes(Path("x/b/7.mp4").read_bytes() + b"other")
+    _, notes = _listed("v", val="x")
+    assert "1 of 2 videos (1 linked) of out/val.csv are among those to learn from" in notes
+    with pytest.raises(ValueError, match=r"^val videos must have labels.*--no-labels"):
+        _listed("v", val="flat")
+
+
+def test_folders_in_folders_may_be_the_classes(toy: Path) -> None:
+    _videos(toy, *(f"v/subject{k}/{name}/1.mp4" for k in (1, 2) for name in ("wave", "jump")))
+    _, notes = _listed("v")
+    assert "the classes are subject1, subject2, and not the folders in them (jump, wave)" in notes
+    Path("out/classes.txt").unlink()
+    _videos(toy, "w/wave/monday/1.mp4", "w/jump/tuesday/1.mp4")
+    assert "the folders in them" not in _listed("w")[1]

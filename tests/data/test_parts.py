@@ -208,7 +208,7 @@ def test_what_a_part_is_called(tmp_path: Path, capsys: pytest.CaptureFixture[str
     part = f"{odd}#frame=3,5"
     assert frame_numbers(open_frames(part).read(np.arange(2))) == [3, 4]
     write_indexed_video(tmp_path / "a.mp4", 12)
-    with pytest.raises(VideoReadError, match="is a file and a part of"):
+    with pytest.raises(VideoReadError, match="names a file and a part of"):
         open_frames(odd)
 
 
@@ -219,7 +219,7 @@ def test_parts_outside_of_their_video_are_unreadable(folder: Path, tmp_path: Pat
             open_frames(f"{path}#{part}")
         assert caught.value.path == f"{path}#{part}"
         assert caught.value.reason == (
-            "has no frame in this part: it has 120 frames, and lasts 4.004 s"
+            "has no frame in this part: the video has 120 frames and lasts 4.004 s"
         )
     lines = [f"{path},1,2", f"{path},9,10", f"{path},8,9", f"{path},1,3"]
     (tmp_path / "l.csv").write_text("\n".join(["path,start_s,end_s", *lines]))
@@ -308,10 +308,10 @@ def test_all_faults_of_parts_are_named_at_once(tmp_path: Path) -> None:
     for text, said in {
         "path,start_frame,end_frame\na.mp4,1.5,3\n": "start_frame (1.5) must be an integer",
         "path,start_frame,end_frame,num_frames\na.mp4,9,12,9\n": "(9) must be below num_frames (9)",
-        "path,start_s,end_s,start_frame,end_frame\na.mp4,1,2,,\n": "has both kinds of columns",
+        "path,start_s,end_s,start_frame,end_frame\na.mp4,1,2,,\n": "not both pairs",
         "path,start_s\na.mp4,1\n": "must be in columns start_s,end_s or start_frame,end_frame",
         "path,start_frame,stop_frame\na.mp4,1,2\n": "--seconds start_frame stop_frame -o",
-        'path\n"a.mp4#t=1,2"\n': "names a part: write path,start_s,end_s",
+        'path\n"a.mp4#t=1,2"\n': "names a part; write it in the columns path,start_s,end_s",
     }.items():
         with pytest.raises(ValueError) as caught:
             _read(tmp_path / "l.csv", text)
@@ -336,7 +336,7 @@ def test_parts_are_shared_where_they_overlap(tmp_path: Path) -> None:
         "c.mp4,1,2": True,
     }  # fmt: skip
     val = _read(tmp_path / "v.csv", head + "\n".join(rows))
-    assert str(find_shared(train, val)) == "6 of 9 videos (1 by a link, 1 copies)"
+    assert str(find_shared(train, val)) == "6 of 9 videos (1 linked, 1 copied)"
     assert sum(rows.values()) == 6
     frames = _read(tmp_path / "f.csv", "path,start_frame,end_frame\na.mp4,900,910\n")
     assert find_shared(train, frames).num_shared == 1  # not known, and so said
@@ -429,7 +429,7 @@ def test_what_transcode_refuses(
     assert "--cut must come with a list of parts" in capsys.readouterr().err
     file.write_text(f"path,start_s,end_s\n{path},1,2\n{folder}/./constant_t1-2.mp4,,\n")
     assert main([*command, "--cut"]) == 2
-    assert "constant_t1-2.mp4) is named as a part of" in capsys.readouterr().err
+    assert "constant_t1-2.mp4) has the name of a part of" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -648,7 +648,7 @@ def test_charades(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         (paths[1], "4", "30", "1"),
     ]
     said = capsys.readouterr().out
-    assert "1 videos are named again" in said
+    assert "1 repeated videos are ignored" in said
     assert "Charades_v1_train.csv:4: 18.40 to 19.00 of 18.33 s" in said
     assert (out.parent / "classes.txt").read_text() == "Holding some clothes\nPutting, down\n"
     (folder / "Charades_v1_test.csv").write_text(head + rows[0].replace("c001", "c7x") + "\n")
@@ -687,7 +687,7 @@ def test_activitynet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     del content["database"]["zz"]["subset"]  # type: ignore[index]
     (folder / "activity_net.v1-3.min.json").write_text(json.dumps(content))
     assert main(["data", "list", "--activitynet", str(folder), "-o", str(out / "x.csv")]) == 2
-    assert "must be as ActivityNet has it: KeyError('subset')" in capsys.readouterr().err
+    assert "must have ActivityNet's format: KeyError('subset')" in capsys.readouterr().err
 
 
 def test_own_lists_of_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -702,7 +702,7 @@ def test_own_lists_of_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         read_manifest(file)
     command = re.findall("`hpm-video (.*?)`", str(caught.value))[0]
     assert main(shlex.split(command)) == 0
-    assert "1 rows name a video again" in capsys.readouterr().out
+    assert "1 rows repeat a video" in capsys.readouterr().out
     manifest = read_manifest(out)
     assert [(manifest.name(k), manifest.label(k)) for k in range(4)] == [
         ("a.mp4#t=1.5,3723", 0), ("b c.mp4#t=4,5", 1), ("a.mp4#t=2,3", 1), ("b c.mp4#t=4,5", 1),
@@ -716,12 +716,12 @@ def test_own_lists_of_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     capsys.readouterr()
     for text, options, said in (
         ("path,a,b\na.mp4,1,2\n", ("--seconds", "a", "c"), "l.csv: path, a, b"),
-        ("path,a,b,end_s\na.mp4,1,2,3\n", ("--seconds", "a", "b"), "end_s must not be there"),
+        ("path,a,b,end_s\na.mp4,1,2,3\n", ("--seconds", "a", "b"), "end_s must not exist beside b"),
         ("path,a,b\na.mp4,1,x\n", ("--seconds", "a", "b"), "l.csv:2: b (x) must be a number"),
         ("a.mp4 0 1 2\n", ("--seconds", "a", "b"), "with the header path,label,start_s,end_s"),
         ("path,a,b\na.mp4,0:01,9\n", ("--frames", "a", "b"), "a (0:01) must be an int"),
         ("path,a,b,label\na.mp4,1,2,0\na.mp4,1.0,2,1\n", ("--seconds", "a", "b"),
-         "l.csv:3: label (1) of a.mp4#t=1,2 must be one, but is (0) in"),
+         "l.csv:3: label (1) of a.mp4#t=1,2 must be the same in all rows, but is (0) in"),
     ):  # fmt: skip
         (tmp_path / "l.csv").write_text(text)
         command = ["data", "list", "--manifest", str(tmp_path / "l.csv"), *options]
@@ -743,7 +743,7 @@ def test_own_lists_of_parts_with_several_labels(
     )
     words = ["data", "list", "--manifest", str(listed), "--seconds", "from", "to", "-o", str(out)]
     assert main(words) == 2
-    assert "`data list` has --separator" in capsys.readouterr().err
+    assert "for `data list`, --separator" in capsys.readouterr().err
     assert main([*words, "--separator", ";"]) == 0
     assert "out.csv: 4 parts of videos of 2 classes, none missing" in capsys.readouterr().out
     assert [row["label"] for row in _table(out)] == ["0;1", "", "1", "0"]
@@ -755,7 +755,7 @@ def test_own_lists_of_parts_with_several_labels(
 def test_a_part_that_is_no_part_is_named(tmp_path: Path) -> None:
     video = write_indexed_video(tmp_path / "a.mp4", 10)
     for name in ("t=2", "t=a,b", "frame=3", "t="):
-        with pytest.raises(ValueError, match="must be called #t=START,END or #frame=START,END"):
+        with pytest.raises(ValueError, match="must end in #t=START,END or #frame=START,END"):
             split_part(f"{video}#{name}")
     for other in (f"{video}#c=2", f"{video}#t=2/b.mp4", "none.mp4#t=2"):
         assert split_part(other) == (other, None)
@@ -777,4 +777,4 @@ def test_a_run_goes_on_with_the_same_parts_alone(
     file.write_text(file.read_text().replace(rows[3], rows[3] + "1"))
     capsys.readouterr()
     assert main(pretrain_arguments(tmp_path / "third", f"data.manifest={file}")) == 2
-    assert "the list of videos has changed (20 then, 20 now)" in capsys.readouterr().err
+    assert "the list of videos has changed (20 before, 20 now)" in capsys.readouterr().err

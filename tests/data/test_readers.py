@@ -29,7 +29,7 @@ from reference import in_order
 from hpm_video.cli.version import versions
 from hpm_video.config.values import Decoder
 from hpm_video.data.video import frames as video_module
-from hpm_video.data.video.frame_table import FrameTable
+from hpm_video.data.video.frame_table import WITHOUT_TIMES, FrameTable
 from hpm_video.data.video.frames import VideoReadError, check_decoder, open_video, read_frames
 from hpm_video.data.video.readers.tables import decoded_table
 
@@ -163,7 +163,7 @@ def test_decord_is_kept_from_open_groups_of_pictures(tmp_path: Path, open_gop: b
     [
         (
             replace(H264, b_frames=0, num_frames=110, options={"intra-refresh": "1"}),
-            "keyframes that are not whole",
+            "incomplete keyframes",
         ),
         (replace(H264, suffix="ts"), "neither mp4 nor Matroska"),
         (replace(H264, codec="libx265", options={"preset": "ultrafast"}), "HEVC"),
@@ -189,7 +189,7 @@ def test_a_table_of_another_file_is_not_used(tmp_path: Path, decoder: Decoder) -
     table = _table(path)
     write_video(tmp_path / "a", replace(H264, num_frames=30))
     video = open_video(path, decoder, table=table)
-    assert video.num_frames == 30 and video.note and "out of date" in video.note
+    assert video.num_frames == 30 and video.note and "outdated" in video.note
     assert numbers(video.read([29, 3])) == [29, 3]
 
 
@@ -198,6 +198,16 @@ def test_a_table_survives_being_written_down(numbered: list[tuple[Path, Recipe]]
         table = decoded_table(str(path))
         read = FrameTable.from_bytes(table.to_bytes())
         assert read is not None and repr(read) == repr(table)
+
+
+def test_tables_with_former_words_mean_the_same(tmp_path: Path) -> None:
+    """Whether a video has display times depends on these words."""
+    table = decoded_table(str(write_video(tmp_path / "a", H264)))
+    none = table.times[:0]
+    words = "frames without times of their own"
+    former = replace(table, irregular=words, times=none, places=none)
+    read = FrameTable.from_bytes(former.to_bytes())
+    assert read is not None and read.irregular in WITHOUT_TIMES
 
 
 def test_what_fails_is_read_by_another(tmp_path: Path) -> None:
@@ -229,7 +239,7 @@ def test_without_decord(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     ("installed", "why"),
     [
         ({"decord2": "3.4.0", "decord": "0.6.0"}, "decord and decord2 are both installed"),
-        ({"decord": "0.6.0"}, "decord 0.6.0 is installed in place of decord2"),
+        ({"decord": "0.6.0"}, "decord 0.6.0 is installed instead of decord2"),
         ({}, "decord2 is not installed"),
     ],
 )

@@ -124,10 +124,10 @@ def test_what_cannot_be_had_is_unreadable(store: Path) -> None:
     url = make_store(store, fails=["0.mp4"], forbidden=["1.mp4"], cut=["2.mp4"])
     size = (store / "2.mp4").stat().st_size
     assert _read(f"{url}/all.csv") == [
-        "cannot be fetched, 4 attempts: OSError: 503 Slow Down",
+        "cannot be fetched in 4 attempts: OSError: 503 Slow Down",
         "no such file",
         "permission denied: 403 Forbidden",
-        f"cannot be fetched, 4 attempts: OSError: 100 bytes came of {size}",
+        f"cannot be fetched in 4 attempts: OSError: 100 of {size} bytes arrived",
     ]
     asked = requests_of(store)
     assert [asked.count(f"info {number}.mp4") for number in (0, 9, 1, 2)] == [4, 1, 1, 4]
@@ -139,12 +139,12 @@ def test_a_server_that_stalls_holds_up_nobody(
     monkeypatch.setenv("HPM_VIDEO_FETCH_TIMEOUT_S", "1")
     url = make_store(store, stalls=["1.mp4"], times=1)
     assert _read(f"{url}/all.csv") == [None] * 4
-    reason = "no MiB came within HPM_VIDEO_FETCH_TIMEOUT_S (1)"
+    reason = "no MiB arrived within HPM_VIDEO_FETCH_TIMEOUT_S (1)"
     assert f"{url}/1.mp4: attempt 1 of 4 failed: {reason}" in capfd.readouterr().err
     make_store(store, stalls=["2.mp4"])
     (held,) = [f.held for f in fetch_each([f"{url}/2.mp4"], str)]  # it is in the cache
     assert held is not None
-    with pytest.raises(VideoReadError, match=r"2\.mp4: cannot be fetched, 4 attempts: no MiB"):
+    with pytest.raises(VideoReadError, match=r"2\.mp4: cannot be fetched in 4 attempts: no MiB"):
         Path(held.path).unlink()
         _first(f"{url}/2.mp4")
 
@@ -220,12 +220,12 @@ def test_memory(store: Path) -> None:
 
 def test_schemes_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _write_list(tmp_path / "a.csv", ["s4://b/a.mp4,0"])
-    with pytest.raises(ValueError, match=r"^s4:// must be one that fsspec knows for s4://b/a\.mp4"):
+    with pytest.raises(ValueError, match=r"^s4:// must be a protocol of fsspec for s4://b/a\.mp4"):
         read_manifest(tmp_path / "a.csv")
     _write_list(tmp_path / "a.csv", ["s3://b/a.mp4,0"])
     monkeypatch.setitem(sys.modules, "s3fs", None)
     monkeypatch.delitem(_registry, "s3", raising=False)
-    with pytest.raises(ValueError, match=r"^s3:// must have its package .*hpm_video\[remote\]"):
+    with pytest.raises(ValueError, match=r"^s3:// needs a package .*hpm_video\[remote\]"):
         read_manifest(tmp_path / "a.csv")
 
 
@@ -233,7 +233,7 @@ def test_jobs_that_take_files(store: Path, capsys: pytest.CaptureFixture[str]) -
     url = make_store(store)
     for job in ("check", "transcode"):
         assert main(["data", job, f"{url}/all.csv", "-o", str(store / "o")]) == 2
-        assert f"--root {url} says where its videos are" in capsys.readouterr().err
+        assert f"give the folder of its videos with --root {url}" in capsys.readouterr().err
     words = ["data", "transcode", str(store / "all.csv"), "--root", url, "-o", str(store / "o")]
     assert main(words) == 2
     assert f"video ({url}/0.mp4) must be on this machine" in capsys.readouterr().err
@@ -362,5 +362,5 @@ def test_a_web_server(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert found == [
         None,
         "no such file",
-        "cannot be fetched, 4 attempts: no MiB came within HPM_VIDEO_FETCH_TIMEOUT_S (3)",
+        "cannot be fetched in 4 attempts: no MiB arrived within HPM_VIDEO_FETCH_TIMEOUT_S (3)",
     ]

@@ -217,10 +217,10 @@ def test_existing_folders(written: Path, tmp_path: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in written.parent.rglob("*")}
     assert toy.write_toy_videos(written.parent, num_videos=24) == written
     assert {p: p.stat().st_mtime_ns for p in written.parent.rglob("*")} == before
-    with pytest.raises(ValueError, match=re.escape("other settings: seed (0, not 2)")):
+    with pytest.raises(ValueError, match=re.escape("other toy videos: seed (0, not 2)")):
         toy.write_toy_videos(written.parent, num_videos=24, seed=2)
     (tmp_path / "manifest.csv").write_text("path\n")
-    with pytest.raises(ValueError, match=r"without a readable toy\.json"):
+    with pytest.raises(ValueError, match=r"its toy\.json cannot be read"):
         toy.write_toy_videos(tmp_path, num_videos=1)
     assert (tmp_path / "manifest.csv").read_text() == "path\n"
 

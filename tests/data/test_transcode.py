@@ -405,8 +405,8 @@ def test_mistakes_are_one_line(
 
     manifest = videos / "m.csv"
     assert "nowhere.csv" in refusal(videos / "nowhere.csv")
-    assert "another folder" in refusal(manifest, out=videos)
-    assert "another folder" in refusal(manifest, out=videos / "run" / "..")
+    assert "must not be the folder of the videos" in refusal(manifest, out=videos)
+    assert "must not be the folder of the videos" in refusal(manifest, out=videos / "run" / "..")
     assert "holds other files" in refusal(manifest, out=tmp_path / "full")
     assert "cannot be written" in refusal(manifest, out=tmp_path / "full" / "file" / "out")
     for option, words in [
@@ -431,8 +431,8 @@ def test_mistakes_are_one_line(
         assert "running already" in refusal(manifest)
     other = write_indexed_video(tmp_path / "others" / "run" / "long.mp4", 5).parents[1]
     (other / "m.csv").write_text("path\nrun/long.mp4\n")
-    assert f"was made of {videos / 'run' / 'long.mkv'}" in refusal(other / "m.csv")
+    assert f"was made from {videos / 'run' / 'long.mkv'}" in refusal(other / "m.csv")
     assert open_video(tmp_path / "out" / "run" / "long.mp4").num_frames == 40
     # A list whose videos are there already, under the names of results
     shutil.copy(tmp_path / "out" / "m.csv", tmp_path / "out" / "again.csv")
-    assert "another folder" in refusal(tmp_path / "out" / "again.csv")
+    assert "must not be the folder of the videos" in refusal(tmp_path / "out" / "again.csv")

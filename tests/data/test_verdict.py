@@ -363,7 +363,7 @@ def test_grey_pictures_of_which_not_all_bits_are_used(tmp_path: Path) -> None:
     _ffmpeg(*raw, "-i", tmp_path / "raw", "-c:v", "ffv1", path)
     found = inspect_video(str(path))
     assert (found.status, found.num_frames) == (OK, 3)
-    assert "16 bits, of which 12 are used" in found.reason
+    assert "16-bit grey that uses 12 bits" in found.reason
     now = open_video(path, "pyav").read(range(3)).mean(axis=(1, 2, 3))
     assert now == pytest.approx([value / 256 for value in values], abs=1.5)  # next to black
     mended = _do(path, found.reason)
@@ -379,7 +379,7 @@ def test_several_tracks(tmp_path: Path) -> None:
     )
     _ffmpeg(*small, *large, "-map", "0:v", "-map", "1:v", "-t", "1", path)
     found = inspect_video(str(path))
-    assert found.status == OK and "2 tracks" in found.reason
+    assert found.status == OK and "2 video tracks" in found.reason
     mended = inspect_video(str(_do(path, found.reason)))
     assert (mended.status, mended.reason, mended.num_frames) == (OK, "", 10)
     assert (mended.width, mended.height) == (64, 48)
@@ -415,16 +415,16 @@ def test_every_remedy_is_for_a_reason_that_is_given() -> None:
     for reason in ("is cut off", "is not a video", "is empty", "no such file", "permission denied",
                    "has no video", "is encrypted", "none of its frames can be decoded",
                    "took longer than", "while it was read", "decoding errors in", " frames lost",
-                   " tracks of video", "is interlaced", "grey with ", "slow to read",
-                   "has pictures of several sizes"):  # fmt: skip
+                   " video tracks", "is interlaced", "-bit grey that uses ", "slow to read",
+                   "has frames of several sizes"):  # fmt: skip
         assert code.count(reason) > 1, reason
     assert remedies("a b.mp4", "permission denied") == ["make it readable: chmod a+r 'a b.mp4'"]
     for path, words in {
-        "/data/file:///a/b.mp4": "not an address",
-        "https://a.org/b.mp4": "not an address",
+        "/data/file:///a/b.mp4": "instead of a URL",
+        "https://a.org/b.mp4": "instead of a URL",
         "/data/~/b.mp4": "home folder",
         "~me/b.mp4": "home folder",
-        "/data/C:\\a\\b.mp4": "path of Windows",
+        "/data/C:\\a\\b.mp4": "a Windows path",
         "/data/a~b/c:d.mp4": "or set --root",
     }.items():
         (said,) = remedies(path, "no such file")

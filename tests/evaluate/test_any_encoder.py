@@ -218,7 +218,7 @@ def test_encoders_stand_beside_each_other(
         rows[3]["clips"] == "4 x 32 x 32 dense stride 2, 1 x 2" and rows[3]["num_unreadable"] == 1
     )
     table = said.split("\n\n")[-1].splitlines()
-    assert table[0].split() == ["model", "kind", "top1", "balanced", "clips", "settled", "on"]
+    assert table[0].split() == ["model", "kind", "top1", "balanced", "clips", "hyperparameters"]
     assert len(table) == 6 and table[-1] == str(output)
     for row in rows:
         (line,) = (t for t in table if t.startswith(row["model"]) and f" {row['kind']} " in t)
@@ -230,10 +230,10 @@ def test_encoders_stand_beside_each_other(
     capsys.readouterr()
     others = lists[1], lists[1]
     assert main(_probe(vjepa2, others, "-o", str(output))) == 2
-    assert "has results on another --train (" in capsys.readouterr().err
+    assert "holds results for another --train (" in capsys.readouterr().err
     output.write_text('{"a": 1}')
     assert main(_probe(vjepa2, lists, "-o", str(output))) == 2
-    assert "holds no results of probes: name another file" in capsys.readouterr().err
+    assert "must hold results of probes; choose another file" in capsys.readouterr().err
 
 
 def _figures(said: str) -> list[str]:
@@ -303,7 +303,7 @@ def test_what_is_not_known_is_asked_for(
 
     dino = _save(_dinov2(), tmp_path / "dinov2")
     refused = line(dino)
-    assert "does not say which frames" in refused
+    assert "does not store which frames" in refused
     assert "add clip.num_frames=16 clip.frame_stride=4 (or clip.fps=8, or clip.samp" in refused
     assert "add clip.frame_stride=4 (or" in line(vjepa2)  # whose folder knows the length of clips
     assert "clip.num_frames=16, or other" in line(f"timm:{VIT}", "clip.sampling=uniform")
@@ -314,8 +314,8 @@ def test_what_is_not_known_is_asked_for(
     )
     assert main(["probe", vjepa2, "--train", train, "--val", val, *PLAIN, "clip.fps=6"]) == 0
     kept = [*CLIP, "--kind", "linear", "--keep", str(tmp_path / "kept")]
-    assert "must be a checkpoint of ours for --keep" in line(vjepa2, *kept)
-    assert "needs a file of weights" in line(f"timm:{VIT}", *CLIP)
+    assert "must be a checkpoint of hpm-video for --keep" in line(vjepa2, *kept)
+    assert "needs a weight file" in line(f"timm:{VIT}", *CLIP)
     assert "must be left out" in line(vjepa2, *CLIP, "encoder.weights=x")
     assert "clip.patch_size (4) must be left out" in line(vjepa2, *CLIP, "clip.patch_size=4")
     assert "clip.crop_size (48) must be 32" in line(vjepa2, *CLIP, "clip.crop_size=48")
@@ -330,7 +330,7 @@ def test_what_is_not_known_is_asked_for(
     assert main(["probe", dino, "--train", train, "--val", val, *PLAIN, *CLIP, *colours]) == 0
     save_file(timm.create_model(VIT).state_dict(), tmp_path / "image.safetensors")
     refused = line(str(tmp_path / "image.safetensors"), *CLIP)
-    assert "is of images: name its architecture too" in refused
+    assert "is an image model; name its architecture too" in refused
 
 
 def _vjepa_weights() -> dict[str, Tensor]:
@@ -365,9 +365,11 @@ def test_a_file_of_vjepa_is_refused_for_what_it_is(
             probe += [option, str(tmp_path / "list.csv")]
         for command in (["weights", "inspect", str(tmp_path / name)], probe):
             refused = _line(capsys, *command)
-            assert "are those of V-JEPA 2, which fit no model of ours" in refused
+            assert "are of V-JEPA 2, which cannot be imported" in refused
             assert "convert_vjepa2_to_hf.py" in refused
     torch.save({"target_encoder": first}, tmp_path / "first.pt")
     refused = _line(capsys, "weights", "inspect", str(tmp_path / "first.pt"))
-    assert "V-JEPA, the first one" in refused and "transformers does not have" in refused
-    assert "are those of a vjepa2 of Hugging Face" in _line(capsys, "weights", "inspect", vjepa2)
+    assert "of the first V-JEPA" in refused and "nor transformers supports" in refused
+    assert "are of a Hugging Face model of type vjepa2" in _line(
+        capsys, "weights", "inspect", vjepa2
+    )

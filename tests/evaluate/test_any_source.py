@@ -108,10 +108,10 @@ def test_frames_that_nobody_told_are_named(
     capsys.readouterr()
     command = ["predict", str(file.parent), str(one), "device=cpu", "num_workers=0"]
     assert main(command) == 0
-    assert "this is assumed: sampling dense, frame_stride 2" in capsys.readouterr().err
+    assert "of its settings; assumed: sampling dense, frame_stride 2" in capsys.readouterr().err
     assert main([*command, "clip.frame_stride=1", "clip.sampling=dense"]) == 0
     assert "assumed" not in capsys.readouterr().err
-    with pytest.warns(UserWarning, match="this is assumed: sampling dense"):
+    with pytest.warns(UserWarning, match="of its settings; assumed: sampling dense"):
         hpm_video.classify(one, checkpoint=file.parent, device="cpu")
 
 
@@ -125,7 +125,7 @@ def test_an_encoder_without_a_norm_is_taken_as_it_is(
     side = mine.data.crop_size
     clips = torch.rand(1, 3, mine.data.num_frames, side, side)
     torch.testing.assert_close(theirs.backbone.encode(clips), mine.backbone.encode(clips))
-    with pytest.raises(ValueError, match="must be a classifier"):
+    with pytest.raises(ValueError, match="must hold a classifier"):
         hpm_video.classify(one, checkpoint=encoder)
 
 
@@ -155,5 +155,7 @@ def test_a_model_of_timm_is_no_classifier(one: Path) -> None:
         lambda: hpm_video.hard_tubes(model, one),
         lambda: read_model(model, kind="finetune"),
     ):
-        with pytest.raises(ValueError, match=r"is an encoder alone: probe, features and"):
+        with pytest.raises(
+            ValueError, match=r"is only an encoder; use it with hpm-video probe, hpm-video features"
+        ):
             ask()

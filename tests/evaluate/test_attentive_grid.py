@@ -208,7 +208,7 @@ def test_a_point_chosen_on_the_judged_list_says_so() -> None:
     train, judged = _videos(12, 0), _videos(9, 1)
     settings = replace(SETTINGS, lrs=[1e-6, 1e-2], chosen_on="judged")
     result = _grid(train, judged, settings)
-    assert "on the judged list itself" in result.how
+    assert "on the validation list itself" in result.how
     right = (result.scores.argmax(dim=1) == judged[1]).double().mean().item()
     assert right == pytest.approx(max(point.top1 or 0 for point in result.points))
     assert result.best.top1 == pytest.approx(right)
@@ -217,7 +217,7 @@ def test_a_point_chosen_on_the_judged_list_says_so() -> None:
 def test_without_a_video_to_spare_the_middle_point_is_taken() -> None:
     train, judged = _videos(3, 0), _videos(6, 1)
     result = _grid(train, judged, SETTINGS)
-    assert result.how == "the middle one: no class has a video to spare"
+    assert result.how == "the middle one, as no class has videos to hold out"
     assert result.best == GridPoint(1e-2, 0.01) and result.scores.shape == (6, CLASSES)
 
 
@@ -231,7 +231,7 @@ def test_heads_divide_the_width() -> None:
     settings = GridConfig()
     widths = [1024, 1408, 768, 384, 192, 24]  # 16 as published, also of small encoders
     assert [heads_for(width, settings) for width in widths] == [16, 16, 16, 16, 16, 12]
-    with pytest.raises(ValueError, match=r"probe\.grid\.heads \(5\) must divide the width"):
+    with pytest.raises(ValueError, match=r"probe\.grid\.heads \(5\) must divide the feature width"):
         heads_for(64, replace(settings, heads=5))
 
 
@@ -245,9 +245,15 @@ def test_the_global_random_state_stays_as_it_was() -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"lrs": [0.0]}, r"probe\.grid\.lrs \(\[0\.0\]\) must be different numbers above 0"),
-        ({"weight_decays": []}, r"probe\.grid\.weight_decays \(\[\]\) must be different numbers"),
-        ({"lrs": [1.0, 1.0]}, r"must be different numbers"),
+        (
+            {"lrs": [0.0]},
+            r"lrs \(\[0\.0\]\) must be one or more different numbers, each above 0",
+        ),
+        (
+            {"weight_decays": []},
+            r"grid\.weight_decays \(\[\]\) must be one or more different numbers",
+        ),
+        ({"lrs": [1.0, 1.0]}, r"must be one or more different numbers"),
         ({"memory_gb": 0.0}, r"probe\.grid\.memory_gb \(0\.0\) must be a number above 0"),
     ],
 )

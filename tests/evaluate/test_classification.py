@@ -229,7 +229,7 @@ def test_results_are_recomputed_without_the_model(
     assert capsys.readouterr().out == said
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == written
     assert main(["evaluate", str(tmp_path), "--recompute"]) == 2
-    assert "is no folder of an evaluation" in capsys.readouterr().err
+    assert "is not the folder of an evaluation" in capsys.readouterr().err
 
 
 def test_no_files_of_others_are_replaced(
@@ -239,7 +239,7 @@ def test_no_files_of_others_are_replaced(
     before = {path: path.stat().st_mtime_ns for path in videos.parent.rglob("*")}
     command = ["evaluate", str(checkpoint), "--manifest", str(videos), "-o", str(videos.parent)]
     assert main([*command, *SETTINGS]) == 2
-    assert "holds other files: must be empty or an evaluation" in capsys.readouterr().err
+    assert "must be empty or hold an evaluation: it holds other files" in capsys.readouterr().err
     assert {path: path.stat().st_mtime_ns for path in videos.parent.rglob("*")} == before
 
 
@@ -341,8 +341,8 @@ def test_a_model_without_class_names_takes_numbers(
     (tmp_path / "classes.txt").write_text("down\nup\n")
     assert main([*command, *SETTINGS]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("hpm-video evaluate: class names (2, of the list of ")
-    assert line.endswith(") must be 8, one for each class of the model")
+    assert line.startswith("hpm-video evaluate: number of class names (2, for the list of ")
+    assert line.endswith(") must be 8, the number of classes of the model")
 
 
 def test_repeated_videos_are_said(checkpoint: Path, videos: Path, tmp_path: Path) -> None:
@@ -360,7 +360,7 @@ def test_a_pre_training_checkpoint_cannot_classify(
 ) -> None:
     assert main(["evaluate", str(pretrained), "--manifest", str(videos), *SETTINGS]) == 2
     stderr = capsys.readouterr().err
-    assert "is of kind pretrain: must be finetune" in stderr
+    assert "must be of kind finetune, not pretrain" in stderr
     assert stderr.count("\n") == 1
 
 

@@ -5,6 +5,7 @@ import io
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +15,6 @@ from videos import frame_numbers, write_indexed_video
 
 from hpm_video.evaluate.classification_page import (
     MAX_CELLS,
-    MAX_WORST,
     class_results,
     clips_of,
     confused_pairs,
@@ -27,7 +27,8 @@ from hpm_video.evaluate.classification_page import (
     worst_first,
     write_evaluation,
 )
-from hpm_video.evaluate.predictions import Evaluation
+from hpm_video.evaluate.predictions import Evaluation, SeveralLabels
+from hpm_video.evaluate.several_labels_page import MAX_WORST, several_labels_page
 
 
 def _read(file: Path) -> list[list[str]]:
@@ -93,7 +94,7 @@ def test_a_page_of_any_number_of_classes(tmp_path: Path, num_classes: int) -> No
     low, high = ends(worst_first(class_results(result.confusion())))
     clips = [*worst(result, MAX_WORST), *(k for r in low for k in clips_of(result, r, right=False))]
     clips += [k for r in high for k in clips_of(result, r, right=True)]
-    assert text.count("cannot be read any more: no such file") == len(clips)
+    assert text.count("can no longer be read: no such file") == len(clips)
 
 
 def test_the_page_says_which_chance_is_whose() -> None:
@@ -131,6 +132,48 @@ def test_the_ends_are_the_worst_and_the_best_classes() -> None:
     assert clips_of(result, high[0], right=True) == [9, 8]
     perfect = Evaluation(scores, predicted, result.paths, ())
     assert ends(worst_first(class_results(perfect.confusion())))[0] == []
+
+
+def test_long_names_of_a_matrix_stay_apart() -> None:
+    """And where the picture has no names, the order is said in words."""
+    size, names = MAX_CELLS + 1, [f"a rather long class name that ends in {k}" for k in range(31)]
+    labels = np.arange(size)
+    scores = np.eye(size, dtype=np.float32)[np.roll(labels, 1)]
+    result = Evaluation(scores, labels, tuple(map(str, labels)), (), tuple(names))
+    text = evaluation_page(result, {})
+    heads = re.findall(r'<th scope="row" title="([^"]*)">([^<]+)<td class="o', text)
+    assert len(heads) > 10 and len({shown for _, shown in heads}) == len(heads)
+    for whole, shown in heads:
+        start, _, end = shown.partition("…")
+        assert end and whole.startswith(start) and whole.endswith(end)
+    assert "from 0 a rather long class name that ends in 0 to 30 a rather" in text
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("kind", ["single", "several"])
+def test_names_without_a_blank_leave_the_page_as_wide_as_the_window(
+    browser: Any, tmp_path: Path, kind: str
+) -> None:
+    names = tuple(f"{letter * 119}{k}" for k, letter in enumerate("abc"))
+    scores = np.array([[0.9, 0.1, 0.0], [0.2, 0.5, 0.3], [0.1, 0.8, 0.1]], dtype=np.float32)
+    paths = tuple(f"/{'v' * 120}{k}.mp4" for k in range(3))
+    single = Evaluation(scores, np.array([0, 0, 1]), paths, ((2, "gone"),), names)
+    labels = np.array([[1, 0, 1], [0, 1, 0], [1, 1, 0]], dtype=bool)
+    several = SeveralLabels(scores, labels, paths, (), names, {}, (0.5, 0.5, 0.5))
+    (file := tmp_path / "index.html").write_text(
+        evaluation_page(single, {}) if kind == "single" else several_labels_page(several, {})
+    )
+    for width in (400, 1400):
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.get(file.as_uri())
+        page = "return document.documentElement.scrollWidth"
+        assert browser.execute_script(page) <= width
+        inside = """return [...document.querySelectorAll(".wide:not(.cells)")].map(
+            (box) => [box.getAttribute("aria-label"), box.scrollWidth - box.clientWidth])"""
+        if width == 1400:
+            assert [name for name, hidden in browser.execute_script(inside) if hidden > 0] == []
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
 
 
 def test_of_many_classes_those_that_are_confused_are_written_out() -> None:
@@ -176,6 +219,6 @@ def test_the_page_has_the_strips_of_the_worst_clips(tmp_path: Path) -> None:
     result = Evaluation(scores, np.array([1, 1, 0]), paths, ())
     text = write_evaluation(result, tmp_path / "out", num_workers=0, timeout_s=None).read_text()
     assert text.count("data:image/jpeg;base64,") == 4  # with those of the classes
-    _, mistakes = text.split("Surest mistakes")
-    first, second = "called 0 (0.900), is 1 (0.100)", "called 1 (0.600), is 0"
+    _, mistakes = text.split("Most confident mistakes")
+    first, second = "predicted 0 (0.900), labelled 1 (0.100)", "predicted 1 (0.600), labelled 0"
     assert mistakes.index(first) < mistakes.index(second)

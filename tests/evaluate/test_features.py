@@ -302,7 +302,7 @@ def test_mistakes_are_one_line(
         (_windows(pretrained, long_video, tmp_path / "x.csv"), "must end in .npz or .safetensors"),
         (_windows(pretrained, long_video, taken), f"output ({taken}) is a file: must be a folder"),
         ([*of_list, str(tmp_path / "x.npz"), "--stride", "4"], "x.npz) must be a folder: "),
-        ([*of_list, str(videos.parent), "--stride", "4"], "its index.csv is not of ours"),
+        ([*of_list, str(videos.parent), "--stride", "4"], "hpm-video did not write its index.csv"),
         (["features", str(pretrained), "--manifest", *SETTINGS, "-o", "x"], "--manifest must have"),
         (_windows(pretrained, long_video, tmp_path / "x.npz", "--window", "3"), "num_frames (3)"),
         (_windows(pretrained, long_video, tmp_path / "x.npz", "--stride", "0"), "stride (0)"),
@@ -317,7 +317,7 @@ def test_mistakes_are_one_line(
     assert main(_windows(pretrained, tmp_path / "broken.mp4", tmp_path / "x.npz")) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "broken.mp4: is not a video" in line
-    (tmp_path / "gone.csv").write_text("path\nx.mp4\ny.mp4\n")
+    (tmp_path / "gone.csv").write_text("path\nbroken.mp4\ny.mp4\n")
     for output, more in (("x.npz", []), ("folder", ["--stride", "4"])):
         arguments = ["features", str(pretrained), "--manifest", str(tmp_path / "gone.csv")]
         assert main([*arguments, "-o", str(tmp_path / output), *more, *SETTINGS]) == 1
@@ -350,9 +350,11 @@ def test_videos_that_were_not_there_are_looked_for_again(
     pretrained: Path, videos: Path, tmp_path: Path
 ) -> None:
     """As when a drive was not mounted."""
-    (tmp_path / "list.csv").write_text("path\nx.mp4\n")
+    (tmp_path / "list.csv").write_text("path\nx.mp4\nz.mp4\n")
+    shutil.copy(videos.parent / "c.mp4", tmp_path / "z.mp4")
     arguments = ["features", str(pretrained), "--manifest", str(tmp_path / "list.csv"), *SETTINGS]
-    assert main([*arguments, "-o", str(tmp_path / "x.npz")]) == 1
+    assert main([*arguments, "-o", str(tmp_path / "x.npz")]) == 0
+    assert np.isnan(read_features(tmp_path / "x.npz")[0]["features"][0]).all()
     shutil.copy(videos.parent / "c.mp4", tmp_path / "x.mp4")
     assert main([*arguments, "-o", str(tmp_path / "x.npz")]) == 0
     assert np.isfinite(read_features(tmp_path / "x.npz")[0]["features"]).all()
@@ -379,7 +381,7 @@ def test_calls_raise_what_they_say(classifier: Path, pretrained: Path, tmp_path:
         hpm_video.embed(tmp_path / "none.mp4", checkpoint=pretrained)
     with pytest.raises(FileNotFoundError):
         hpm_video.classify(tmp_path / "none.mp4", checkpoint=tmp_path / "none")
-    with pytest.raises(ValueError, match="is of kind pretrain: must be finetune"):
+    with pytest.raises(ValueError, match="must be of kind finetune, not pretrain"):
         hpm_video.classify(tmp_path / "none.mp4", checkpoint=pretrained)
     with pytest.raises(ValueError, match=r"num_clips \(0\)"):
         hpm_video.embed(tmp_path / "none.mp4", checkpoint=pretrained, num_clips=0)
@@ -413,7 +415,7 @@ def test_a_pipe_is_no_file_of_features(tmp_path: Path, suffix: str) -> None:
     os.mkfifo(path)
     descriptor = os.open(path, os.O_RDWR)
     try:
-        with pytest.raises(ValueError, match="must be a regular file: is a pipe"):
+        with pytest.raises(ValueError, match="must be a regular file, but is a pipe"):
             read_features(path)
     finally:
         os.close(descriptor)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ from hpm_video.evaluate.classification import evaluate
 from hpm_video.evaluate.embed_classify import _windows
 from hpm_video.evaluate.predict import load_for
 from hpm_video.runtime.distributed import World
-from hpm_video.visualize.along_videos import curves_of, unique_stems
+from hpm_video.visualize.along_videos import curves_of, unique_stems, video_page
 
 Arguments = Callable[..., list[str]]
 Pixels = npt.NDArray[np.uint8]
@@ -139,12 +140,12 @@ def test_two_processes_write_the_same(classifier: Path, videos: Path, tmp_path: 
         (["gone.mp4"], "VIDEO (gone.mp4) does not exist"),
         (["empty"], "VIDEO (empty) must hold videos: has none"),
         (["e.mp4", "--manifest", "list.csv"], "--manifest (list.csv) must come without VIDEO"),
-        (["e.mp4", "--top", "0"], "--top (0) must be a number of at least 1"),
+        (["e.mp4", "--top", "0"], "--top (0) must be at least 1"),
         (["e.mp4", "-o", "out.txt"], "--output (out.txt) must end in .csv or .json"),
-        (["e.mp4", "-o", "list.csv"], "--output (list.csv) must be a new file or one of"),
-        (["e.mp4", "-o", "mine.json"], "--output (mine.json) must be a new file or one of"),
+        (["e.mp4", "-o", "list.csv"], "--output (list.csv) must be a new file or one that"),
+        (["e.mp4", "-o", "mine.json"], "--output (mine.json) must be a new file or one that"),
         (["e.mp4", "--windows", "1"], "--output (none) must name a folder with --windows"),
-        (["e.mp4", "--windows", "0", "-o", "w"], "--windows (0.0) must be a number of at least"),
+        (["e.mp4", "--windows", "0", "-o", "w"], "--windows (0.0) must be at least"),
         (["e.mp4", "--windows", "1", "-o", "others"], "--output (others/e.json) must be a new"),
     ],
 )
@@ -211,6 +212,14 @@ def test_events_are_windows_in_a_row_of_one_class() -> None:
     assert curves_of(along) == [0, 1]
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_one_window_has_no_curve(count: int) -> None:
+    scores, start = np.full((count, 2), 0.5, dtype=np.float32), np.arange(float(count))
+    loaded: Any = SimpleNamespace(classes=("a", "b"), thresholds=None, about={})
+    text = video_page(Along("x", start, start + 1.5, scores, ()), loaded)
+    assert ("only one window" in text) == ('<svg id="curves" hidden' in text) == (count == 1)
+
+
 def test_files_of_windows(
     classifier: Path, videos: Path, long_video: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -263,7 +272,7 @@ def test_a_video_without_times_is_named(
     monkeypatch.setattr(LongVideo, "__init__", without_times)
     config = load_config(EvaluateConfig, None, SETTINGS)
     loaded = load_for(classifier, config, World(0, 1, torch.device("cpu")), views="")
-    with pytest.raises(VideoReadError, match="does not say when its frames are shown"):
+    with pytest.raises(VideoReadError, match="has no frame times"):
         score_along(loaded, str(videos / "e.mp4"), stride_s=1.0)
 
 
@@ -321,7 +330,7 @@ def test_other_frames_are_refused(classifier: Path) -> None:
     turned = np.zeros((12, 3, 32, 40), dtype=np.uint8)
     for wrong, words in (
         (frames.astype(np.float32), r"float32 of shape \(12, 32, 32, 3\)"),
-        (turned, "bring the colours to the end"),
+        (turned, "move the colours to the last axis"),
         (frames[:0], r"shape \(0, 32"),
         (7, r"video \(int\) must be a path"),
         ([frames[0]], "or an iterator over frames"),

@@ -129,7 +129,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path, old: str, new: str, words: st
 
 
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="is no folder of an evaluation"):
+    with pytest.raises(FileNotFoundError, match="is not the folder of an evaluation"):
         read_predictions(tmp_path)
     (tmp_path / "predictions.csv").write_text("path,label,predicted,error,score_0\n")
     with pytest.raises(ValueError, match="must have a row for every video"):

@@ -189,13 +189,15 @@ def test_the_command_judges_by_every_kind(
     assert [line.split()[0] for line in said] == [
         *("unreadable,", "unreadable,", "knn", "linear", "attentive", "warning:", "train")
     ]
-    assert "not learnt from" in said[0] and "counts as wrong" in said[1]
+    assert "not trained on" in said[0] and "counted as wrong" in said[1]
     assert all(": " in line and "broken.mp4" in line for line in said[:2])
     for line in said[2:5]:
         found = re.search(r"top1 (\S+)  balanced_accuracy (\S+)  \(.+\)$", line)
         assert found and 0 <= float(found[1]) <= 0.9 and 0 <= float(found[2]) <= 1
     assert "1 neighbours" in said[2]  # 15 videos of 8 classes
-    assert said[-2] == "warning: 1 of 10 videos to judge on are learnt from too"
+    assert (
+        said[-2] == "warning: the training list also contains 1 of 10 videos of the validation list"
+    )
     assert said[-1] == "train 16  val 10  unreadable 2  precision float32"
     assert main(arguments) == 0
     assert _lines(capsys.readouterr().out) == said
@@ -262,7 +264,7 @@ def test_what_cannot_be_probed_is_one_line(
         return _refusal([*arguments, *settings], capsys)
 
     assert "--train (" in line(tmp_path / "none.csv", val)
-    assert "must have labels: has none" in line(tmp_path / "none.csv", val)
+    assert "must have labels, but has none" in line(tmp_path / "none.csv", val)
     assert "label (none) of" in line(tmp_path / "some.csv", val)
     refused = line(tmp_path / "two.csv", tmp_path / "more.csv")
     assert "label (9) of" in refused and "in --val must be in [0, 1]" in refused
@@ -288,6 +290,7 @@ def test_nothing_readable_is_no_accuracy(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     (tmp_path / "gone.csv").write_text("path,label\nx.mp4,0\ny.mp4,7\n")
+    (tmp_path / "x.mp4").write_bytes(b"no video")
     arguments = _probe_arguments(pretrained, (tmp_path / "gone.csv", lists[1]), "knn")
     assert main(arguments) == 1
     assert "none of 2 videos can be read" in capsys.readouterr().err
@@ -331,9 +334,12 @@ def test_a_run_has_a_curve_of_its_probes(probed: Path) -> None:
     ]
     assert all(record["unreadable"] == 2 for record in probes)
     log = (probed / "log.txt").read_text()
-    assert log.count("unreadable in a probe, not learnt from: ") == 1
-    assert log.count("unreadable in a probe, counts as wrong: ") == 1
-    assert log.count("warning: 1 of 10 videos to judge on are learnt from too") == 1
+    assert log.count("unreadable in a probe, not trained on: ") == 1
+    assert log.count("unreadable in a probe, counted as wrong: ") == 1
+    assert (
+        log.count("warning: the training list also contains 1 of 10 videos of the validation list")
+        == 1
+    )
 
 
 def test_a_run_does_not_notice_its_probes(
@@ -463,7 +469,7 @@ def test_a_kept_probe_is_a_classifier(
     folder = tmp_path / "kept"
     assert main(_kept(source, lists, folder, *settings)) == 0
     said = capsys.readouterr().out
-    assert f"kept, as a classifier: {folder}" in said
+    assert f"kept as a classifier: {folder}" in said
     one = ["evaluation.num_clips=1", "evaluation.num_crops=1"]
     results = ["-o", str(tmp_path / "evaluation")]
     assert main(["evaluate", str(folder), *results, *one, *SETTINGS]) == 0
@@ -523,9 +529,9 @@ def test_a_kept_probe_is_read_like_any_other(
 @pytest.mark.parametrize(
     ("kinds", "settings", "words"),
     [
-        (["knn", "attentive"], [], "--kind (knn attentive) must have linear with --keep"),
+        (["knn", "attentive"], [], "--kind (knn attentive) must include linear with --keep"),
         (["linear"], ["probe.cells=[1,2,2]"], "probe.cells ([1, 2, 2]) must be [1, 1, 1]"),
-        (["linear"], ["used"], "holds files: must be empty, or not exist yet"),
+        (["linear"], ["used"], "must be an empty or new folder: it holds files"),
     ],
 )
 def test_what_cannot_be_kept_is_refused_before_any_work(

@@ -112,7 +112,7 @@ def test_a_baseline_is_refused(tmp_path: Path) -> None:
     settings = ["data.manifest=none", "data.num_frames=4", size, "model.name=x3d_xs"]
     config = load_config(FinetuneConfig, None, settings)
     file = saved(build(config, num_classes=len(CLASSES)), config, tmp_path / "baseline.pt")
-    with pytest.raises(ValueError, match=r"classifier .* must be of VideoMAE's kind: it is x3d_xs"):
+    with pytest.raises(ValueError, match=r"classifier .* must be a VideoMAE model, not x3d_xs"):
         load_onlooker(file, pretrained(size))
 
 

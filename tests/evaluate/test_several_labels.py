@@ -1,6 +1,7 @@
 """Several labels per video: figures against scikit-learn and loops, thresholds, files, the page."""
 
 import csv
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from hpm_video.evaluate.predictions import (
 from hpm_video.evaluate.several_labels_page import (
     class_rows,
     several_labels_page,
+    videos_shown,
     worst_videos,
 )
 
@@ -167,7 +169,36 @@ def test_the_page_and_the_table_of_classes() -> None:
     text = several_labels_page(replace(result, classes=("<a>", "b", "c", "d")), {worst[0]: "gone"})
     assert "1 classes have none" in text and "&lt;a&gt;" in text and "<a>" not in text
     assert f"<dt>mean AP</dt><dd><b>{result.mean_ap():.3f}</b>" in text
-    assert result.paths[worst[0]] in text and "3 unreadable, which have the score 0" in text
+    assert result.paths[worst[0]] in text and "3 unreadable, scored 0" in text
+
+
+def test_the_page_judges_and_shows_the_ends() -> None:
+    """Class 0 is always found, class 1 never: with clips of both, the surest first."""
+    scores = np.array([[0.9, 0.1], [0.8, 0.6], [0.1, 0.2], [0.2, 0.7]], np.float32)
+    labels = np.array([[1, 1], [1, 0], [0, 1], [0, 0]], dtype=bool)
+    paths = tuple(f"{name}.mp4" for name in "pqrs")
+    result = SeveralLabels(scores, labels, paths, (), ("good", "odd"), {}, (0.5, 0.5))
+    strips = dict.fromkeys(videos_shown(result), "no frames")
+    text = several_labels_page(result, strips)
+    assert f"mean AP is {result.mean_ap():.3f}; random scores would have 0.500" in text
+    low = text.partition("Worst classes")[2].partition("Best classes")[0]
+    assert "1 odd" in low and "0 good: average" not in low
+    assert re.findall(r'<h3 title="(.)\.mp4', low) == ["p", "r"]  # missed with scores .1 and .2
+    assert "found in 0 of its 2 videos, and in 2 without it" in low
+    best = text.partition("Best classes")[2].partition("<details")[0]
+    assert "0 good: average precision 1.000" in best
+    assert re.findall(r'<h3 title="(.)\.mp4', best) == ["p", "q"]
+    for label, level in (
+        (labels, "fair"),
+        (labels ^ [True, False], "poor"),
+        (scores > 0.5, "good"),
+    ):
+        page = several_labels_page(replace(result, labels=label), strips)
+        assert f'<p class="verdict {level}">' in page
+    digits = re.findall(r'<td class="number">(\d\.\d+)', text)
+    assert digits and {len(number) for number in digits} == {5}, "as the tiles have"
+    none = several_labels_page(replace(result, labels=np.zeros_like(labels)), strips)
+    assert "nothing to judge by" in none and "Worst classes" not in none
 
 
 def test_events_of_several_classes_overlap() -> None:

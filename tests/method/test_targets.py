@@ -182,7 +182,7 @@ def test_pixels_have_no_part_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
         (["loss.target_layers=[3]"], "must be left out while loss.target is pixels"),
         (["loss.target=ema", "loss.target_layers=[12]"], "blocks from 0 to 11"),
         (["loss.target=ema", "loss.target_layers=[11,-1]"], "each once"),
-        (["loss.target=frozen", "loss.target_model=x"], "loss.target_width (null) must be given"),
+        (["loss.target=frozen", "loss.target_model=x"], "loss.target_width (null) must be set"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings: list[str], words: str) -> None:

@@ -279,15 +279,15 @@ def _counts(values: list[int], num_kinds: int) -> list[int]:
             TokenGrid(2, 6, 6),
             0.1,
             2,
-            "7 of 72 tokens of a clip; warning: nothing of most of its 36 tubes: "
-            "teacher.token_ratio (0.1) should be higher on so small a grid, such as 0.25",
+            "7 of 72 tokens of a clip; warning: it sees nothing of most of the 36 tubes. Raise "
+            "teacher.token_ratio (0.1) on such a small grid, for example to 0.25",
         ),
         (
             TokenGrid(1, 6, 6),
             0.25,
             1,
-            "9 of 36 tokens of a clip; warning: nothing of most of its 36 tubes: "
-            "teacher.token_ratio (0.25) should be higher on so small a grid, such as 0.5",
+            "9 of 36 tokens of a clip; warning: it sees nothing of most of the 36 tubes. Raise "
+            "teacher.token_ratio (0.25) on such a small grid, for example to 0.5",
         ),
     ],
 )

@@ -8,10 +8,11 @@ import torch
 from torch import Tensor
 
 from hpm_video.config import LossConfig, MaskingConfig, ModelConfig
-from hpm_video.method.decoder_masking import num_reconstructed_tokens, reconstructed_tokens
+from hpm_video.method.decoder_masking import reconstructed_tokens
 from hpm_video.method.masking import Rows, hard_mask, random_mask
 from hpm_video.method.step import pretrain_step
 from hpm_video.method.teacher import Teacher, score_tokens, update_teacher
+from hpm_video.method.unit_counts import num_reconstructed_tokens
 from hpm_video.models.build import build_model
 from hpm_video.models.hpm import HPM, PixelPredictor, PredictorInput
 from hpm_video.models.tokens import (

@@ -45,7 +45,7 @@ def test_a_continued_run_keeps_its_precision(monkeypatch: pytest.MonkeyPatch) ->
     assert choose_precision("auto", ALONE, kept="float32") == Choice("float32", "as before")
     chosen, why = choose_precision("auto", ALONE, kept="bfloat16")
     assert chosen == "bfloat16"
-    assert why is not None and "would take float32" in why and "no bfloat16 units" in why
+    assert why is not None and "would use float32" in why and "no bfloat16 units" in why
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,9 @@ def test_smaller_tokens_lose_as_little_as_can_be(new: tuple[int, int]) -> None:
 
 
 def test_an_embedding_of_another_shape_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"weight \(5, 96\) is none of an embedding of 2 x 8 x 8"):
+    with pytest.raises(
+        ValueError, match=r"weight \(5, 96\) does not fit an embedding of 2 x 8 x 8"
+    ):
         resample_embedding(torch.zeros(5, 96), TokenShape(2, 8), OLD)
 
 
@@ -171,9 +173,9 @@ def test_wrong_grids_get_one_line(
     finetuned: Path, toy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for setting, words in (
-        ("clip.num_frames=5", "clip.num_frames (5) must be a multiple of the tokens' tubelet_size"),
-        ("clip.patch_size=7", "clip.crop_size (32) must be a multiple of the tokens' patch_size"),
-        ("clip.crop_size=0", "clip.crop_size (0) must be a number of at least 1"),
+        ("clip.num_frames=5", "clip.num_frames (5) must be a multiple of the model's tubelet_size"),
+        ("clip.patch_size=7", "clip.crop_size (32) must be a multiple of the model's patch_size"),
+        ("clip.crop_size=0", "clip.crop_size (0) must be at least 1"),
     ):
         assert main(["evaluate", str(finetuned), "--manifest", str(toy), setting]) == 2
         said = capsys.readouterr().err

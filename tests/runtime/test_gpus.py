@@ -76,7 +76,7 @@ def test_gpus_that_are_hidden_are_not_missed(
     _simulate(monkeypatch, replace(CPU_BUILD, visible=hidden))
     for _ in range(2):
         assert pick_device("auto", setting="run.device").type == "cpu"
-    said = "device: cpu, as CUDA_VISIBLE_DEVICES hides the GPUs\n"
+    said = "device: cpu, because CUDA_VISIBLE_DEVICES hides the GPUs\n"
     assert capsys.readouterr().err == said  # once
     with pytest.raises(ValueError, match=f"CUDA_VISIBLE_DEVICES \\('{hidden}'\\) hides them"):
         pick_device("cuda", setting="run.device")
@@ -88,7 +88,7 @@ def test_a_machine_without_gpus_is_a_cpu_without_a_word(
     for facts in (GpuFacts(), GpuFacts(visible="")):
         _simulate(monkeypatch, facts)
         assert pick_device("auto", setting="run.device").type == "cpu"
-        with pytest.raises(ValueError, match="there is none here: use cpu"):
+        with pytest.raises(ValueError, match="this machine has none: use cpu"):
             pick_device("cuda", setting="run.device")
     assert capsys.readouterr() == ("", "")
 
@@ -102,10 +102,10 @@ def test_an_option_is_named_as_one_types_it(monkeypatch: pytest.MonkeyPatch) -> 
 def test_a_variable_that_is_left_over_shows_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     facts = replace(NODE, signs=("CUDA_VISIBLE_DEVICES=0",), files=(), visible="0", driver=None)
     message = without_gpu(facts, setting="run.device", value="auto")
-    assert "there are some" not in message
+    assert "the machine has some" not in message
     assert "although the environment names some (CUDA_VISIBLE_DEVICES=0)" in message
-    assert "where there are none, unset CUDA_VISIBLE_DEVICES" in message
-    assert "there are some (/dev/nvidia0" in without_gpu(NODE, setting="x", value="auto")
+    assert "if there are none, unset CUDA_VISIBLE_DEVICES" in message
+    assert "the machine has some (/dev/nvidia0" in without_gpu(NODE, setting="x", value="auto")
 
 
 def test_every_command_refuses(

@@ -43,7 +43,7 @@ def test_whoever_comes_first_makes_the_users_secret(file: Path) -> None:
 def test_a_secret_that_others_may_know_is_refused(file: Path) -> None:
     secret = job_secret({})
     file.chmod(0o640)
-    with pytest.raises(ValueError, match="must be a file of yours that nobody else can read"):
+    with pytest.raises(ValueError, match="must be a file that you own and nobody else can read"):
         job_secret({})
     file.chmod(0o600)
     assert job_secret({}) == secret
@@ -53,7 +53,7 @@ def test_a_secret_that_others_may_know_is_refused(file: Path) -> None:
         job_secret({})
     file.unlink()
     os.mkfifo(file, 0o600)
-    with pytest.raises(ValueError, match="must be a file of yours"):
+    with pytest.raises(ValueError, match="must be a file that you own"):
         job_secret({})
 
 

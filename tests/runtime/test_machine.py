@@ -36,7 +36,7 @@ def test_gpus_are_named_with_all_that_tells_them_apart(
     assert first == f"machine: 16 ranks on 2 nodes: 16 x {words}"
     for part in (f"torch {torch.__version__}", "CUDA 12.8", f"cuDNN {version}", "NCCL 2.27.3"):
         assert part in second
-    assert "TF32 off in products, on in convolutions" in second
+    assert "TF32 off in matrix products, on in convolutions" in second
 
 
 def test_unlike_devices_are_all_named() -> None:

@@ -270,7 +270,7 @@ def test_nobody_to_meet_is_said(join: Join) -> None:
     said = r"rank 1 on .* did not reach rank 0 on 127\.0\.0\.1 within a moment: "
     with pytest.raises(CommunicationError, match=said):
         join(1, timeout_s=0.5).result()
-    with pytest.raises(CommunicationError, match="was not reached by rank 1, 2 within a moment"):
+    with pytest.raises(CommunicationError, match="was not reached within a moment by rank 1, 2"):
         join(0, 3, timeout_s=0.5).result()
 
 

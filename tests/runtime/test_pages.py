@@ -11,7 +11,7 @@ import pytest
 from jinja2 import UndefinedError
 
 import hpm_video
-from hpm_video.runtime.pages import _environment, page, short
+from hpm_video.runtime.pages import _environment, cut, number, page, short
 
 ROOT = Path(hpm_video.__file__).parent
 
@@ -22,18 +22,20 @@ def test_values_are_escaped_and_on_one_line() -> None:
         "minutes": 1.0,
         "rows": [(nasty, 1, None)],
         "curves": [],
-        "pictures": [(nasty, "", "")],
+        "pictures": [(nasty, "", "", None, None)],
+        "is_quick": False,
+        "rule": "",
     }
     text = page("hpm_video.cli", "demo.html", title=nasty, **values)
     text.encode()  # is valid Unicode
     escaped = "&lt;b&gt;{{ title }}&lt;/b&gt;\\n\\udcff&amp;&#39;&#34;"
-    assert text.count(escaped) == 5 and "<b>{{" not in text
+    assert text.count(escaped) == 4 and "<b>{{" not in text
     assert f"<dt>{escaped}</dt><dd><b>1</b><small>None</small></dd>" in text
 
 
 def test_a_value_that_is_missing_is_an_error() -> None:
     with pytest.raises(UndefinedError, match="rows"):
-        page("hpm_video.cli", "demo.html", title="a", minutes=1.0)
+        page("hpm_video.cli", "demo.html", title="a", minutes=1.0, is_quick=False)
 
 
 def test_html_stands_in_templates_which_share_one_frame() -> None:
@@ -60,9 +62,24 @@ def test_pages_say_short_names() -> None:
     assert short("a b.mp4") == "a b.mp4" and short("") == "" and short("/") == "/"
 
 
+def test_long_names_that_differ_at_the_end_stay_apart() -> None:
+    names = [f"{k} a rather long class name, the one with number {k}" for k in (1, 2)]
+    first, second = map(cut, names)
+    assert first != second and max(map(len, (first, second))) < 30
+    assert first.startswith("1 a rather") and first.endswith("with number 1")
+    assert cut("short") == "short"
+
+
+def test_no_number_is_a_negative_zero() -> None:
+    forms = (".2f", ".3f", ".0%", "g")
+    assert [number(-0.0001, form) for form in forms] == ["0.00", "0.000", "0%", "-0.0001"]
+    assert [number(-0.26, form) for form in forms] == ["-0.26", "-0.260", "-26%", "-0.26"]
+    assert number(-0.0, "g") == "0" and number(-1000, ",") == "-1,000"
+
+
 def test_no_value_may_say_that_it_is_html() -> None:
     values = {"minutes": 1.0, "rows": [(_SaysItIsHtml(), 1, 2)], "curves": [], "pictures": {}}
-    text = page("hpm_video.cli", "demo.html", title="a", **values)
+    text = page("hpm_video.cli", "demo.html", title="a", is_quick=False, rule="", **values)
     assert "<dt>3</dt>" in text and "onerror" not in text
 
 
@@ -116,7 +133,8 @@ def test_scripts_make_no_markup_of_texts() -> None:
 @pytest.mark.browser
 def test_a_browser_runs_nothing_that_was_put_into_a_page(browser: Any, tmp_path: Path) -> None:
     """Where a value had found its way around the escaping."""
-    text = page("hpm_video.cli", "demo.html", title="a", minutes=1, rows=[], curves=[], pictures=[])
+    values = {"minutes": 1, "rows": [], "curves": [], "pictures": [], "is_quick": True, "rule": ""}
+    text = page("hpm_video.cli", "demo.html", title="a", **values)
     bad = (
         "<script>document.title = 'script'</script><style>h1 { display: none }</style>"
         '<img src="x" onerror="document.title = \'handler\'">'

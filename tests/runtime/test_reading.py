@@ -22,7 +22,7 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path, k
     link.symlink_to(place)
     for path in (place, link):
         for read in (open_regular, read_text, read_json):
-            with pytest.raises(ValueError, match=rf"must be a regular file: is a {kind}"):
+            with pytest.raises(ValueError, match=rf"must be a regular file, but is a {kind}"):
                 read(path)
 
 
@@ -41,8 +41,8 @@ def test_a_file_is_read_with_line_ends_as_python_has_them(tmp_path: Path) -> Non
     ("text", "words"),
     [
         (DEEP, "nested"),
-        ("[" * 500 + "]" * 500, "nested more than 100 deep"),
-        ('{"a":' * 500 + "1" + "}" * 500, "nested more than 100 deep"),
+        ("[" * 500 + "]" * 500, "nested more than 100 levels deep"),
+        ('{"a":' * 500 + "1" + "}" * 500, "nested more than 100 levels deep"),
         (f'{{"step": {LONG}}}', "digits"),
         ("[1, 2", "delimiter"),
     ],

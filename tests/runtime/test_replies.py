@@ -141,5 +141,5 @@ def test_other_types_are_refused(value: object) -> None:
     ],
 )
 def test_what_is_no_reply_is_refused(data: bytes) -> None:
-    with pytest.raises(ValueError, match="no reply"):
+    with pytest.raises(ValueError, match="invalid reply"):
         read_reply(data)

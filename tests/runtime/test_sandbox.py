@@ -131,5 +131,5 @@ def test_it_is_said_in_words() -> None:
     text = describe(READING, is_offline=True)
     assert text.startswith("1 GiB of memory each, no network, ")
     if landlock_version() >= 1:
-        assert text.endswith("no writing of files, no other programs")
-        assert ", writing of files, " in describe(WRITING, is_offline=True)
+        assert text.endswith("no file writes, no other programs")
+        assert ", file writes, " in describe(WRITING, is_offline=True)

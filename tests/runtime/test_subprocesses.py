@@ -58,8 +58,8 @@ def test_calls_are_answered_one_by_one(module: Module, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("code", "said"),
     [
-        ("sys.exit('no room')", r"own ended \(exit code 1\): no room"),
-        ("os.kill(os.getpid(), 9)", r"own was killed \(SIGKILL\), as where memory runs out"),
+        ("sys.exit('no room')", r"subprocess failed \(exit code 1\): no room"),
+        ("os.kill(os.getpid(), 9)", r"subprocess was killed \(SIGKILL\), probably out of memory"),
     ],
 )
 def test_how_a_process_ended_is_said(module: Module, code: str, said: str) -> None:
@@ -84,7 +84,7 @@ def test_a_call_of_a_process_that_has_long_ended(module: Module, tmp_path: Path)
     file = tmp_path / "pid"
     code = f"{_HEAD}open({str(file)!r}, 'w').write(str(os.getpid()))\nsys.exit('no room')"
     with (
-        pytest.raises(RuntimeError, match=r"own ended \(exit code 1\): no room"),
+        pytest.raises(RuntimeError, match=r"subprocess failed \(exit code 1\): no room"),
         apart(module("fails", code), {}) as call,
     ):
         _wait_for(lambda: file.exists() and is_gone(int(file.read_text() or os.getpid())))

@@ -224,12 +224,12 @@ def test_requeued_from_outside(tmp_path: Path, arguments: Arguments, undisturbed
     assert second.returncode == 2
     (line, also) = [line for line in second.stderr.splitlines() if "hpm-video" in line]
     assert f"run.output_dir ({folder}) is in use by another process (process " in line
-    assert f"SLURM job {job.job_id}): must be stopped first" in line
+    assert f"SLURM job {job.job_id}): stop it first" in line
     assert line == also
     subprocess.run(["scontrol", "requeue", job.job_id], check=True)
     _assert_same_as(undisturbed, folder, job)
     assert _field(job, "Restarts") == "1"
-    assert "SIGTERM: not requeued from here, as the job is being ended" in _logs(job)
+    assert "SIGTERM: the job is being ended, so it does not requeue itself" in _logs(job)
     assert len(_restarts(folder)) == 1
 
 
@@ -314,7 +314,7 @@ def test_a_task_that_hangs_is_reported(tmp_path: Path, arguments: Arguments) -> 
     _until_under_way(folder, job)
     os.kill(_tasks(job)[1], signal.SIGSTOP)
     _until_ended(job, "FAILED")
-    assert "got no answer from the others within run.collective_timeout_s (5)" in _logs(job)
+    assert "got no answer from the other ranks within run.collective_timeout_s (5)" in _logs(job)
     assert "Traceback" not in _logs(job)
 
 

@@ -302,8 +302,8 @@ def test_durations() -> None:
         (["--sweep", "masking.hard_ratio_end=.5,2"], ["masking.hard_ratio_end (2"]),
         (["--sweep", "run.seed"], ["sweep (run.seed)", "group.key=value"]),
         (["--sweep", "run.seed=1,"], ["sweep (run.seed=1,)"]),
-        (["--sweep", "run.seed=1,1"], ["each value once"]),
-        (["--sweep", "run.seed=1 run.seed=2"], ["run.seed once"]),
+        (["--sweep", "run.seed=1,1"], ["each value only once"]),
+        (["--sweep", "run.seed=1 run.seed=2"], ["run.seed only once"]),
         (["--sweep", "run.output_dir=a,b"], ["run.output_dir"]),
         (["--sweep", " "], ["sweep ()"]),
     ],
@@ -432,7 +432,7 @@ def test_a_run_is_not_queued_twice(
     assert main(["submit", *JOB]) == 0
     slurm.say("squeue", "42|PENDING|Priority|N/A\n")
     line = _refusal(capsys, *JOB)
-    assert "runs/one) is that of job 42 (PENDING)" in line
+    assert "runs/one) is used by job 42 (PENDING)" in line
     assert main(["submit", *JOB, "--dependency", "afterany:42"]) == 0
     slurm.say("squeue", "42|TIMEOUT|None|N/A\n")
     assert main(["submit", *JOB]) == 0
@@ -602,7 +602,7 @@ def test_variables_that_would_break_a_run_are_dropped_by_name(
     for name, value in {**dropped, "SBATCH_EXCLUSIVE": "user"}.items():
         monkeypatch.setenv(name, value)
     (note,) = _notes(capsys, *JOB)
-    listed = re.fullmatch("hpm-video submit: ignores (.*) of the environment: .*", note)[1]
+    listed = re.fullmatch("hpm-video submit: ignores (.*) from the environment: .*", note)[1]
     assert listed.split(", ") == sorted(dropped)
     there = _environment_of_sbatch(slurm, *JOB)
     assert not dropped.keys() & there.keys()
@@ -977,7 +977,7 @@ def test_the_recipes_have_1024_videos_a_step(
     assert main(["submit", "pretrain", str(file), *JOB[2:]]) == 0
     told = capsys.readouterr().out
     assert "8 nodes x 8 processes" in told
-    assert re.search(r"^videos +1,024 per step", told, re.MULTILINE)
+    assert re.search(r"^videos +1,024 per optimizer step$", told, re.MULTILINE)
 
 
 def test_every_option_is_described(capsys: pytest.CaptureFixture[str]) -> None:

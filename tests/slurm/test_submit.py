@@ -150,7 +150,7 @@ def test_a_job_is_requeued_and_cancelled(
     job = _submit(run, *arguments, *ON_CPU)
     _wait_for(run, "RUNNING", job)
     again = run("submit", *arguments, *ON_CPU, code=2).stderr
-    assert f"is that of job {job} (RUNNING)" in again
+    assert f"is used by job {job} (RUNNING)" in again
     assert run("jobs", "requeue", job).stdout == f"{job}: requeued\n"
     end = time.monotonic() + LIMIT_S
     while "Restarts=1 " not in (info := _slurm(cluster, "scontrol", "-o", "show", "job", job)):

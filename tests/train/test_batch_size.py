@@ -178,5 +178,5 @@ def test_without_memory_a_run_says_what_to_set(
     auto = [] if "data.batch_size=4" in settings else ["data.batch_size=auto"]
     assert main(pretrain_arguments(tmp_path / "run", *auto, *settings)) == 1
     said = capsys.readouterr().err
-    assert f"out of GPU memory after step 0 (CUDA out of memory): {advice}, or run.act" in said
+    assert f"out of GPU memory after step 0 (CUDA out of memory): {advice}, or set run.act" in said
     assert "Traceback" not in said and len(said.strip().splitlines()) == 1

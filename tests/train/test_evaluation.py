@@ -127,7 +127,7 @@ def test_it_is_to_be_used_not_to_be_continued(
 
     file = tmp_path / "run" / "checkpoints" / "best.pt"
     assert main(finetune_arguments(tmp_path / "other", f"run.resume={file}")) == 2
-    assert "has no state of the optimizer: must be a step_*.pt or last" in capsys.readouterr().err
+    assert "has no optimizer state: must be a step_*.pt or last" in capsys.readouterr().err
     file.unlink()
     assert main([*command, "checkpoint=best"]) == 2
     assert "holds no checkpoints/best.pt" in capsys.readouterr().err
@@ -174,7 +174,7 @@ def test_the_best_is_chosen_by_what_is_asked(
     rows = np.array(_SCORES["loss"])[np.arange(4), _LABELS]
     assert records[2]["val_loss"] == pytest.approx(-np.log(rows).mean(), abs=1e-6)
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert log.count("warning: every video is called 0 left: ") == 2
+    assert log.count("warning: every video is predicted as 0 left: ") == 2
     said = "balanced_accuracy (0.167) is at chance (0.500, 1 of 2 classes with videos; standard"
     assert log.count(f"warning: {said}") == 2
 
@@ -203,7 +203,7 @@ def test_a_run_ends_when_nothing_gets_better(
     weights = [state["model"]["head.weight"] for state in states]
     assert torch.equal(*weights)
     folder = tmp_path / "whole"
-    said = "ends early: 2 evaluations in a row without a better top1"
+    said = "stopped early: no better top1 in 2 evaluations in a row"
     assert (folder / "log.txt").read_text().count(said) == 1
     assert main(whole) == 0
     assert load_checkpoint(folder)["step"] == 24
@@ -249,7 +249,7 @@ def test_a_run_from_before_there_was_a_choice_goes_on_as_it_began(
     [
         (["evaluation.patience=2"], "must be 0 while evaluation.every_epochs is 0"),
         (["evaluation.patience=2", "evaluation.every_epochs=1"], "0 without data.val_manifest"),
-        (["evaluation.patience=-1"], "evaluation.patience (-1) must be a number of at least 0"),
+        (["evaluation.patience=-1"], "evaluation.patience (-1) must be at least 0"),
         (["evaluation.best_by=top3"], "evaluation.best_by (top3) must be one of"),
     ],
 )
@@ -277,7 +277,8 @@ def test_two_processes_end_at_the_same_step(
     processes = run_together(2, [arguments])
     assert [done.returncode for done in processes] == [0, 0], processes[0].stderr
     assert load_checkpoint(tmp_path / "run")["step"] == 12
-    assert "ends early: 1 evaluations" in (tmp_path / "run" / "log.txt").read_text()
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "stopped early: no better top1 in 1 evaluations" in log
 
 
 def test_chance_is_that_of_guessing() -> None:

@@ -214,7 +214,7 @@ def test_an_interrupted_claim_is_repeated(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "run" / "run.lock").mkdir(parents=True)  # permissions do not stop everybody
-    with pytest.raises(ValueError, match=r"run/run.lock must be a regular file: is a folder"):
+    with pytest.raises(ValueError, match=r"run/run.lock must be a regular file, but is a folder"):
         _claim(_config(tmp_path / "run"))
 
 
@@ -227,7 +227,9 @@ def test_a_start_that_read_an_older_checkpoint_than_the_last_is_refused(tmp_path
     read = linked_checkpoint(folder)
     save_checkpoint(folder / "checkpoints", {**state, "step": 2}, keep=1)
     for last in (read, None):
-        with pytest.raises(ValueError, match="went on in another process while this one started"):
+        with pytest.raises(
+            ValueError, match="was continued by another process while this one started"
+        ):
             claim_run_folder(folder, _config(folder), ALONE, last=last)
     claim_run_folder(folder, _config(folder), ALONE, last="step_00000002.pt")
 
@@ -345,7 +347,8 @@ def test_a_folder_of_another_job_is_named_as_such(tmp_path: Path, mine: type, th
     jobs = {PretrainConfig: "pretrain", FinetuneConfig: "finetune"}
     assert str(caught.value) == (
         f"run.output_dir ({tmp_path / 'run'}) holds a {jobs[theirs]} run: "
-        f"must be free or hold a {jobs[mine]} run"
+        f"must be empty or hold a {jobs[mine]} run; "
+        f"try run.output_dir={tmp_path / 'run'}_{jobs[mine].removesuffix('e')}ed"
     )
 
 
@@ -455,7 +458,7 @@ def test_start_order(tmp_path: Path, config: PretrainConfig, save: Save) -> None
     own = save("run/checkpoints", 7).with_name("last")
     for run, init in [(resume, "nowhere"), (replace(config.run, resume="nowhere"), None)]:
         step, line, fresh = start(run, init)
-        end = "which is its end: to go on, set optim.epochs to 801 or more"
+        end = "which is its end: to train further, set optim.epochs=801 or more"
         assert (step, line) == (7, f"continues after step 7 of {own}, {end}")
         assert value(fresh, "encoder.embed") == 7
 
@@ -475,11 +478,13 @@ def test_a_start_beyond_the_end_is_refused(
 ) -> None:
     save(where, 8)
     config = replace(config, run=replace(config.run, resume=str(tmp_path / "resume")))
-    with pytest.raises(ValueError, match=r"is of step 8: this run has only 7 steps") as caught:
+    with pytest.raises(
+        ValueError, match=r"is from step 8, but this run has only 7 steps"
+    ) as caught:
         find_start(config, tmp_path / "run", kind="pretrain", total_steps=7)
     assert str(tmp_path / where) in str(caught.value)
     if where == "resume":  # another run's last step leaves this one nothing to do
-        with pytest.raises(ValueError, match=r"is of step 8: this run has only 8 steps"):
+        with pytest.raises(ValueError, match=r"is from step 8, but this run has only 8 steps"):
             find_start(config, tmp_path / "run", kind="pretrain", total_steps=8)
     total = 8 if where == "run/checkpoints" else 9
     found = find_start(config, tmp_path / "run", kind="pretrain", total_steps=total)
@@ -493,7 +498,7 @@ def test_a_start_of_another_kind_is_refused(
 ) -> None:
     save(where, 3, kind=other)
     config = replace(config, run=replace(config.run, resume=str(tmp_path / "resume")))
-    with pytest.raises(ValueError, match=rf"is of kind {other}: must be {kind}") as caught:
+    with pytest.raises(ValueError, match=rf"must be of kind {kind}, not {other}") as caught:
         find_start(config, tmp_path / "run", kind=kind, total_steps=7)
     assert str(tmp_path / where) in str(caught.value)
 
@@ -519,7 +524,7 @@ def test_weights_to_start_from_may_be_of_either_kind(
 
 DATA = {"videos": "abc", "num_videos": 24, "videos_per_step": 8}
 OTHER_DATA = [
-    ({"videos": "abd", "num_videos": 23}, r"the list of videos has changed \(24 then, 23 now\)"),
+    ({"videos": "abd", "num_videos": 23}, r"the list of videos has changed \(24 before, 23 now\)"),
     ({"videos_per_step": 4}, r"a step had 8 videos and now has 4"),
     ({"videos": "x", "videos_per_step": 4}, r"the list of videos has changed .* and a step had 8"),
 ]
@@ -538,7 +543,7 @@ def test_other_data_are_no_part_of_a_run(
         return find_start(of, where, kind="pretrain", total_steps=7, data=data).line
 
     assert start("run", DATA).endswith("/last")
-    with pytest.raises(ValueError, match=rf"cannot go on after step 3, as {words}") as caught:
+    with pytest.raises(ValueError, match=rf"cannot continue after step 3, as {words}") as caught:
         start("run", {**DATA, **changes})
     assert f"run.output_dir ({tmp_path / 'run'})" in str(caught.value)
     assert "\n" not in str(caught.value)

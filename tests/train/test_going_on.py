@@ -230,7 +230,7 @@ def test_others_weights_go_on_at_their_loss(tmp_path: Path, form: str, normalize
     assert ("loss.normalize_targets (false) was true" in said) == (
         form == "official" and not normalize
     )
-    assert ("16 frames, 224 pixels: the file does not say" in said) == (form == "official")
+    assert ("16 frames, 224 pixels: not stored in the file" in said) == (form == "official")
 
 
 CHANGES = [
@@ -278,7 +278,9 @@ def test_other_predictors(
         assert same(of(teacher.state_dict(), part), source)
     lost = {"encoded": {"predictor"}, "pixels": {"predictor"},
             "both": {"predictor", "pixel_predictor"}}[before]  # fmt: skip
-    assert len(re.findall("dropped: this run has none", said)) == len(lost - {*taken.values()})
+    assert len(re.findall("dropped: this run has no such part", said)) == len(
+        lost - {*taken.values()}
+    )
 
 
 def test_a_plain_run_drops_what_it_has_no_use_for(tmp_path: Path) -> None:
@@ -286,8 +288,8 @@ def test_a_plain_run_drops_what_it_has_no_use_for(tmp_path: Path) -> None:
     plain = ("loss.prediction=none", "masking.hard_ratio_end=0")
     _, _, teacher, said = _begun(tmp_path, path, *plain)
     assert teacher is None
-    assert re.search(r"^predictor .*dropped: this run has none", said, re.M)
-    assert re.search(r"^teacher .*dropped: this run has none", said, re.M)
+    assert re.search(r"^predictor .*dropped: this run has no such part", said, re.M)
+    assert re.search(r"^teacher .*dropped: this run has no such part", said, re.M)
 
 
 def test_a_classifier_gives_its_encoder(tmp_path: Path) -> None:
@@ -356,13 +358,13 @@ def test_tokens_of_another_size_are_reconstructed_resized(tmp_path: Path) -> Non
         (("model.decoder_width=48", "model.decoder_depth=2"),
          "model.decoder_width (48) must be 24, model.decoder_depth (2) must be 1, as in the weights"
          " of model.init (PATH): add model.decoder_width=24 model.decoder_depth=1, or "
-         "model.init_parts=[encoder] to begin the others fresh"),
+         "model.init_parts=[encoder] to start the other parts fresh"),
         (("model.decoder_heads=2", "model.heads=4", "model.positions=stored"),
          "model.heads (4) must be 2, model.positions (stored) must be sinusoid, "
          "model.decoder_heads (2) must be 3, as in the weights of model.init (PATH): add "
          "model.heads=2 model.positions=sinusoid model.decoder_heads=3"),
         (("model.predictor_depth=2",),
-         "add model.predictor_depth=1, or model.init_parts=[encoder,decoder,teacher] to begin"),
+         "add model.predictor_depth=1, or model.init_parts=[encoder,decoder,teacher] to start"),
         (("model.size=giant",), "model.size (giant) must be base, as in"),
         (("loss.target=ema",), "loss.target (ema) must be pixels, as in"),
         (("loss.target=frozen", "loss.target_model=a.pt", "loss.target_width=8"),
@@ -395,7 +397,7 @@ def test_parts_start_fresh_where_that_is_asked_for(tmp_path: Path) -> None:
     assert torch.equal(teacher.encoder.norm.weight, there)
     assert "predictor as in the student: not in model.init_parts" in said
     for wrong in ("[decoder]", "[encoder,decoders]", "[encoder,encoder]", "[all,encoder]"):
-        with pytest.raises(ValueError, match="must be all, or hold encoder and may hold decoder"):
+        with pytest.raises(ValueError, match="must be all, or encoder with any of decoder"):
             _config(f"model.init_parts={wrong}")
 
 
@@ -403,7 +405,7 @@ def test_a_damaged_teacher_is_refused(tmp_path: Path) -> None:
     _, state = _saved(tmp_path)
     state["teacher"]["encoder.norm.bias"][0] = torch.nan
     path = save_checkpoint(tmp_path / "nan", state, keep=1)
-    with pytest.raises(ValueError, match=r"teacher of .*encoder.norm.bias holds numbers that are"):
+    with pytest.raises(ValueError, match=r"teacher of .*encoder.norm.bias has values that are not"):
         _begun(tmp_path, path)
     del state["teacher"]["encoder.norm.bias"]
     path = save_checkpoint(tmp_path / "lacks", state, keep=1)
@@ -427,7 +429,7 @@ def test_a_finished_run_goes_on_to_more_epochs(
     before = (run / "metrics.jsonl").read_text()
     log = run / "log.txt"
     assert main(pretrain_arguments(run)) == 0
-    assert "its end: to go on, set optim.epochs to 3 or more" in log.read_text()
+    assert "its end: to train further, set optim.epochs=3 or more" in log.read_text()
     assert main(pretrain_arguments(run, "optim.epochs=4")) == 0
     assert "changed: optim.epochs: 2 -> 4" in log.read_text()
     # Of a cosine from 1e-3 to 1.6e-7: at its last step of 12 then, half-way now
@@ -441,7 +443,7 @@ def test_a_finished_run_goes_on_to_more_epochs(
         capsys.readouterr()
         assert main(pretrain_arguments(run, *settings)) == 2
         said = capsys.readouterr().err
-        assert f"other settings ({key})" in said and f"run.resume={run} goes on from" in said
+        assert f"other settings ({key})" in said and f"run.resume={run} continues from" in said
 
 
 def test_a_finished_fine_tuning_goes_on_to_more_epochs(

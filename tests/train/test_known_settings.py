@@ -126,7 +126,7 @@ def test_lists_are_those_of_the_run(
     val.unlink()
     assert main(["evaluate", run, *_PLAIN]) == 2
     said = capsys.readouterr().err
-    assert f"data.val_manifest of the checkpoint ({val}) does not exist: name a list by" in said
+    assert f"data.val_manifest of the checkpoint ({val}) does not exist: name a list with" in said
     for command in (
         ["probe", str(pretrained), "--val", str(toy)],
         ["features", str(pretrained), "-o", str(tmp_path / "g.npz")],

@@ -150,7 +150,8 @@ def test_an_error_is_one_warning(
 
 
 @pytest.mark.parametrize(
-    ("queue", "words"), [(1000, "had not finished when"), (2, "does not keep up: 2 calls wait")]
+    ("queue", "words"),
+    [(1000, "had not finished when"), (2, "does not keep up: 2 calls are queued")],
 )
 def test_one_that_hangs_holds_up_nothing(
     tmp_path: Path,
@@ -207,7 +208,10 @@ def _paths_without(package: str) -> list[str]:
 
 @pytest.mark.parametrize(
     ("value", "words"),
-    [("[wandb,wandb]", "must name each logger once"), ("[comet]", "must be of tensorboard, wandb")],
+    [
+        ("[wandb,wandb]", "must name each logger once"),
+        ("[comet]", "must be one of tensorboard, wandb"),
+    ],
 )
 def test_wrong_names(
     tmp_path: Path,

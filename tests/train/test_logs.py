@@ -31,9 +31,9 @@ def test_what_is_no_record_is_said_in_one_line(tmp_path: Path, line: str) -> Non
     """Of a run that goes on in a folder of others; nothing of the file is lost."""
     text = f'{{"step": 1, "loss": 1.0}}\n{line}\n{{"step": 2}}\n'
     (tmp_path / "metrics.jsonl").write_text(text)
-    with pytest.raises(ValueError, match=r"metrics.jsonl:2: must be a record with a step"):
+    with pytest.raises(ValueError, match=r"metrics.jsonl:2: must be a record whose step"):
         RunLog(tmp_path, is_main=True, start_step=2, total_steps=4)
-    with pytest.raises(ValueError, match=r"metrics.jsonl:2: must be a record with a step"):
+    with pytest.raises(ValueError, match=r"metrics.jsonl:2: must be a record whose step"):
         read_records(tmp_path)
     assert (tmp_path / "metrics.jsonl").read_text() == text
 
@@ -87,7 +87,7 @@ def test_first_figures_come_after_three_steps_on_screen_alone(
     lines = capsys.readouterr().out.splitlines()
     (place,) = (number for number, line in enumerate(lines) if line.startswith("after 3 steps: "))
     assert re.fullmatch(
-        r"after 3 steps: loss [\d.]+, [\d.e-]+ s a step, about 00:0\d:\d\d left", lines[place]
+        r"after 3 steps: loss [\d.]+, [\d.e-]+ s per step, about 00:0\d:\d\d left", lines[place]
     )
     assert lines[place + 1].startswith("step 5  epoch")
     assert "after 3 steps" not in (tmp_path / "log.txt").read_text()

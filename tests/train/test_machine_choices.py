@@ -58,7 +58,7 @@ def test_a_run_keeps_its_precision_on_another_machine(
     assert _precision(tmp_path / "moved") == ("bfloat16", "bfloat16")
     _on(WITHOUT, monkeypatch)
     assert main(pretrain_arguments(tmp_path / "moved", *settings)) == 0
-    assert "bfloat16 (as before; a new run here would take float32, because the CPU has no" in (
+    assert "bfloat16 (as before; a new run here would use float32, because the CPU has no" in (
         (tmp_path / "moved" / "log.txt").read_text()
     )
     assert _precision(tmp_path / "moved") == ("bfloat16", "bfloat16")

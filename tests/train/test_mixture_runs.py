@@ -123,6 +123,6 @@ def test_motion_vectors_of_pictures(
     how = ("masking.source=codec", f"data.manifest={pictures}")
     assert main(pretrain_arguments(tmp_path / "run", *how)) == 1
     said = capsys.readouterr().err.strip().splitlines()[-1]
-    assert "has no motion vectors, as it is no file of video: hpm-video data transcode" in said
+    assert "has no motion vectors, as it is not a video file: hpm-video data transcode" in said
     ours = ("masking.source=motion", f"data.manifest={pictures}", "optim.epochs=1")
     assert main(pretrain_arguments(tmp_path / "other", *ours)) == 0

@@ -20,11 +20,10 @@ from hpm_video.train.optim import (
     describe_lr,
     finetune_optimizer,
     lr_schedule,
-    plan_steps,
     pretrain_optimizer,
     set_lr,
 )
-from hpm_video.train.step_videos import micro_batches
+from hpm_video.train.step_videos import micro_batches, step_videos
 
 GRID = TokenGrid(2, 3, 5)
 CLIP = {"num_frames": 4, "crop_size": 32}
@@ -211,7 +210,7 @@ def test_a_refused_batch_names_a_size_that_keeps_the_steps(
     optim = OptimConfig(total_batch=total_batch)
     with pytest.raises(ValueError, match="must be a multiple of") as refused:
         micro_batches(optim, batch_size=batch_size, num_processes=num_processes)
-    found = re.search(r"for the same steps data\.batch_size=(\d+)$", str(refused.value))
+    found = re.search(r"to keep the steps, set data\.batch_size=(\d+)$", str(refused.value))
     assert (found and int(found[1])) == advice
     if advice is not None:
         assert micro_batches(optim, batch_size=advice, num_processes=num_processes) >= 1
@@ -240,6 +239,13 @@ def test_the_recipe_for_few_videos_is_advised_where_it_takes_them(
     for data, is_advised in ((DataConfig(), pretrains), (FinetuneDataConfig(), finetunes)):
         optim = OptimConfig(total_batch=2**20)
         with pytest.raises(ValueError, match="videos per step") as caught:
-            plan_steps(data, optim, num_videos=num_videos, num_processes=processes)
+            step_videos(
+                data, optim, num_videos=num_videos, num_processes=processes, recipe="ssv2_base.yaml"
+            )
         assert "optim.total_batch=" in str(caught.value)
         assert ("own_videos" in str(caught.value)) == is_advised
+        for same in ("own_videos.yaml", "a/own_videos_cpu.yaml"):
+            with pytest.raises(ValueError, match=r"optim\.total_batch=\d+ to the command$"):
+                step_videos(
+                    data, optim, num_videos=num_videos, num_processes=processes, recipe=same
+                )

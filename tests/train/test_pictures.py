@@ -125,7 +125,7 @@ def test_an_unreadable_video_is_replaced_by_the_next_and_read_once(
     found = events(tmp_path / "run")
     assert len(found.Tags()["images"]) == 4
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert log.count(f"unreadable, not among the pictures: {folder / names[1]}") == 1
+    assert log.count(f"unreadable, left out of the pictures: {folder / names[1]}") == 1
 
 
 def test_a_picture_has_a_row_for_each_question(

@@ -63,7 +63,7 @@ def _profiled(folder: Path, *, num_steps: int, steps: int) -> list[str]:
 @pytest.mark.parametrize(
     ("steps", "files", "line"),
     [
-        (3, [], "run.profile_steps: nothing traced, as step 14 was not reached"),
+        (3, [], "run.profile_steps: no trace, as the run ended before step 14"),
         (5, ["steps_14-15.json.gz", "steps_14-15.txt"], "steps 14 to 15 traced"),
         (9, ["steps_14-17.json.gz", "steps_14-17.txt"], "steps 14 to 17 traced"),
     ],

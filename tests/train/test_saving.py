@@ -101,7 +101,9 @@ def test_checkpoints_to_look_at_are_spread_over_the_run(
     shown = load_checkpoint(run / "checkpoints" / "history" / "step_00000012.pt")
     assert shown["teacher"] is not None and "optimizer" not in shown
     text = (run / "log.txt").read_text()
-    assert re.search(r"the newest 2 are kept.* 9 over the run are kept to look at, .* in all", text)
+    assert re.search(
+        r"the newest 2 are kept.* 9 spread over the run are kept to evaluate, .* in all", text
+    )
     few = tmp_path / "few"
     assert main(pretrain_arguments(few, *settings, "run.history_checkpoints=3")) == 0
     assert _history(few) == [8, 16]

@@ -137,8 +137,8 @@ def test_neither_kind_becomes_the_other(
 
     cells, one = videos / "cells.csv", videos / "one.csv"
     run = finetune_arguments(tmp_path / "run", *_ONE_VIEW)
-    refused([*run, f"data.manifest={cells}"], "for several per video set labels.separator")
-    refused([*run, f"data.manifest={one}", "data.labels.separator=|"], "leave it out where each")
+    refused([*run, f"data.manifest={cells}"], "set labels.separator to the text between them")
+    refused([*run, f"data.manifest={one}", "data.labels.separator=|"], "unset it if each has one")
     several = [f"data.manifest={cells}", "data.labels.separator=|"]
     for wrong, rule in (
         ("evaluation.best_by=top1", "must be mean_ap, loss or auto"),
@@ -146,7 +146,7 @@ def test_neither_kind_becomes_the_other(
     ):
         refused([*run, *several, wrong], rule)
     for wrong in ("evaluation.best_by=mean_ap", "evaluation.threshold=0.5"):
-        refused([*run, f"data.manifest={one}", wrong], "where videos have one label")
+        refused([*run, f"data.manifest={one}", wrong], "for videos with one label")
     resume = f"run.resume={trained}"
     refused(
         [*run, f"data.manifest={one}", resume, "optim.epochs=30"],
@@ -172,12 +172,12 @@ def test_neither_kind_becomes_the_other(
     (tmp_path / "l.csv").write_text("\n".join([lines[0], *(f"{videos}/{x}" for x in lines[1:])]))
     refused(
         [*run, f"data.manifest={tmp_path / 'l.csv'}", f"run.resume={tmp_path / 'single'}"],
-        "class 'red' must have the number 1, as in the run that goes on",
+        "class 'red' must have number 1, as in the continued run",
     )
     evaluate = ["evaluate", str(tmp_path / "single"), *_ASKED, "--manifest"]
-    refused([*evaluate, str(cells)], "for several per video set labels.separator")
-    refused([*evaluate, str(one), "labels.separator=|"], "trained on videos of one label")
-    refused([*evaluate, str(one), "evaluation.threshold=0.2"], "trained on videos of one label")
+    refused([*evaluate, str(cells)], "labels.separator to the text between them")
+    refused([*evaluate, str(one), "labels.separator=|"], "trained with one label per video")
+    refused([*evaluate, str(one), "evaluation.threshold=0.2"], "trained with one label per video")
 
 
 def test_a_run_goes_on(videos: Path, tmp_path: Path, finetune_arguments: Arguments) -> None:
@@ -246,7 +246,9 @@ def test_probes(
     assert "kind (knn) must be linear or attentive" in capsys.readouterr().err
     evaluate = ["evaluate", str(kept), "--manifest", str(videos / "cells.csv"), *_ASKED]
     assert main(evaluate) == 0
-    assert "thresholds: 0.5 for each class: the checkpoint has none" in capsys.readouterr().out
+    assert (
+        "thresholds: 0.5 for each class, as the checkpoint stores none" in capsys.readouterr().out
+    )
 
 
 def test_hugging_face_and_back(

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from test_overview_browser import ask
 
 from hpm_video.cli.main import main
+from hpm_video.evaluate.along import Along
+from hpm_video.visualize.along_videos import video_page
 
 pytestmark = pytest.mark.browser
 
@@ -52,3 +56,19 @@ def test_scores_follow_the_playing_video(
     assert told["last"]["cells"] == [scores[-1] for scores in data["scores"]]
     assert (told["clicked"], told["last"]["when"]) == ("0.00 s", "1.00 s")
     assert told["playing"] and told["end"] == data["end"] == 1
+
+
+def test_names_without_a_blank_leave_the_page_as_wide_as_the_window(
+    browser: Any, tmp_path: Path
+) -> None:
+    names = tuple(letter * 120 for letter in "abc")
+    scores, start = np.eye(3, dtype=np.float32), np.arange(3.0)
+    loaded: Any = SimpleNamespace(classes=names, thresholds=None, about={"checkpoint": "r" * 120})
+    file = tmp_path / "a.html"
+    file.write_text(video_page(Along("v" * 120, start, start + 1, scores, ()), loaded))
+    for width in (400, 1400):
+        size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+        browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+        browser.get(file.as_uri())
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= width
+    browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -55,12 +55,12 @@ def test_every_number_of_the_page_is_in_the_tables(made: Path) -> None:
     shown = dict(re.findall(r'<th scope="row">([^<]+)<td class="number">(-?[\d.]+)', text))
     for words, name in (
         ("Spearman, predicted with measured", "spearman"),
-        ("the same, of tubes (row, column)", "tube_spearman"),
-        ("place alone with measured", "position_alone"),
+        ("the same over tubes (row, column)", "tube_spearman"),
+        ("position alone with measured", "position_alone"),
         ("centre bias, measured", "measured_centre_bias"),
         ("hard tubes in the centre, predicted", "predicted_central_share"),
     ):
-        assert float(shown[words]) == pytest.approx(column(clips, name).mean(), abs=6e-4)
+        assert float(shown[words]) == pytest.approx(column(clips, name).mean(), abs=6e-3)
     # Classes, by the mean of what was measured of their clips
     by_class: dict[str, list[float]] = {}
     for row in clips[:-1]:
@@ -82,8 +82,8 @@ def test_every_number_of_the_page_is_in_the_tables(made: Path) -> None:
         mean = column(table_of, "measured_loss").mean()
         assert mean == pytest.approx(column(clips, "measured_loss").mean(), rel=1e-5)
     for row in positions:
-        words = f"row {row['row']}, column {row['column']}: rank {float(row['measured_rank']):.3g}<"
-        assert words in text
+        place = f"row {int(row['row']) + 1}, column {int(row['column']) + 1}"
+        assert f"{place}: rank {float(row['measured_rank']):.3g}<" in text
 
 
 def test_the_page_needs_nothing_else_and_escapes_names(made: Path) -> None:
@@ -131,7 +131,7 @@ def test_what_a_checkpoint_cannot_tell_is_said(
     assert found is not None and found.measured is None
     text = page.read_text(encoding="utf-8")
     assert "never compares two clips" in text and "Mean rank, measured" not in text
-    with pytest.raises(ValueError, match=r"^checkpoint has no loss predictor"):
+    with pytest.raises(ValueError, match=r"^checkpoint must have a loss predictor"):
         visualize_list(run, [listed], tmp_path / "c", num_masks=0, **options)
 
 
@@ -203,6 +203,18 @@ def test_videos_of_several_labels(
     command = ["visualize", str(pretrained), "--manifest", str(tmp_path / "list.csv")]
     command += ["-o", str(tmp_path / "out"), *OPTIONS]
     assert main(command) == 2
-    assert "visualize takes --no-labels" in capsys.readouterr().err
+    assert "for visualize, --no-labels" in capsys.readouterr().err
     assert main([*command, "--no-labels"]) == 0
     assert [row["class"] for row in rows(tmp_path / "out" / "clips.csv")] == [""] * 3
+
+
+def test_the_title_names_all_lists(pretrained: Path, toy: Path, tmp_path: Path) -> None:
+    lines = toy.read_text().splitlines()
+    lists = [tmp_path / f"{name}.csv" for name in ("train", "val", "test", "more")]
+    for k, file in enumerate(lists):
+        file.write_text("\n".join([lines[0], f"{toy.parent}/{lines[k + 1]}"]) + "\n")
+    options = {"num_workers": 0, "num_shown": 0, "num_masks": 1, "device": "cpu"}
+    for count, words in ((1, "train.csv"), (2, "train.csv and val.csv"), (4, "4 lists")):
+        page, _ = visualize_list(pretrained, lists[:count], tmp_path / f"{count}", **options)
+        title = re.search(r"<title>(.*)</title>", page.read_text())
+        assert title is not None and title[1].endswith(f"finds hard in {words}")

@@ -159,7 +159,7 @@ def test_without_masks_or_predictor_one_loss_remains(
     assert found.judged is found.predicted
     asked = load_pretrained(pretrained)
     plain = replace(asked, scorer=None)
-    with pytest.raises(ValueError, match=r"^checkpoint has no loss predictor"):
+    with pytest.raises(ValueError, match=r"^checkpoint must have a loss predictor"):
         measure_list(plain, read_manifest(spoilt), asking(num_masks=0), WORLD)
 
 

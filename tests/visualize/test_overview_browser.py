@@ -103,10 +103,10 @@ def test_training_page(
     for words, at in ((told["easy"], left.argmin()), (told["hard"], left.argmax())):
         row, column = divmod(int(at), 4)
         place, share = words.split(": ")
-        assert place == f"row {row}, column {column}"
-        assert float(share.removesuffix(" %")) == pytest.approx(100 * left[row, column], rel=0.05)
+        assert place == f"row {row + 1}, column {column + 1}"
+        assert float(share.removesuffix("%")) == pytest.approx(100 * left[row, column], rel=0.05)
     for words, row, column in ((told["hover"], 2, 1), (told["key"], 1, 2)):
-        assert words.startswith(f"Tube in row {row}, column {column}, mean over time:")
+        assert words.startswith(f"Tube in row {row + 1}, column {column + 1}, mean over time:")
         value = float(re.findall(r"measured ([\d.e-]+)", words)[0])
         assert value == pytest.approx(tubes[row, column], rel=6e-3)
     assert told["curve"] == 2

@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from hpm_video.evaluate import mining_quality as mining
 from hpm_video.evaluate.pretrained import load_pretrained
 from hpm_video.visualize.training import visualize_training
 from hpm_video.visualize.training_history import evenly, untrained
-from hpm_video.visualize.training_page import knows_from
+from hpm_video.visualize.training_page import knows_from, training_page
 from hpm_video.weights.checkpoint import load_checkpoint, run_checkpoints
 
 Arguments = Callable[..., list[str]]
@@ -120,8 +121,8 @@ def test_each_moment_is_what_its_checkpoint_says(
             assert float(row["rank_accuracy"]) == pytest.approx(report.rank_accuracy)
             assert float(row["measured_loss"]) == pytest.approx(report.measured.mean().item())
     text = (tmp_path / "training.html").read_text()
-    assert "4 of the run&#39;s 12 checkpoints were asked" in text
-    assert "Step 0 is no checkpoint" in text and "Hard ratio" in text
+    assert "4 of the run&#39;s 12 checkpoints were measured" in text
+    assert "Step 0 is not a checkpoint" in text and "Hard ratio" in text
     assert not re.findall(r'(?:src|href)="(?!data:)', text)
 
 
@@ -148,7 +149,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_done(
     assert data_of(out / "training.html")["steps"] == [0, 1, 5, 12]
     os.remove(run / "metrics.jsonl")
     visualize_training(run, videos[:1], out, num_checkpoints=1, num_masks=1, device="cpu")
-    assert "metrics.jsonl is not there" in (out / "training.html").read_text()
+    assert "metrics.jsonl is missing" in (out / "training.html").read_text()
     assert data_of(out / "training.html")["steps"] == [0, 12]
 
 
@@ -167,9 +168,9 @@ def test_too_few_checkpoints_are_called_so(
     shutil.copytree(pretrained, run, symlinks=True, ignore=shutil.ignore_patterns("history"))
     command = ["visualize", str(run), videos[0], "--through-training", "-o", str(tmp_path)]
     assert main([*command, "--num-masks", "2", "--device", "cpu"]) == 0
-    assert "show no training" in capsys.readouterr().out
+    assert "to show training" in capsys.readouterr().out
     text = (tmp_path / "training.html").read_text()
-    assert "too few to see when something was learnt" in text
+    assert "too few to show when the model learnt something" in text
     assert "Train with run.history_checkpoints=10" in text
 
 
@@ -181,8 +182,23 @@ def test_a_plain_run_shows_what_it_measures(
     page, history = visualize_training(tmp_path / "run", videos, tmp_path, device="cpu")
     text = page.read_text()
     assert history.moments[-1].predicted is None and data_of(page)["clips"][0]["predicted"] is None
-    assert "plain VideoMAE" in text and "When does it begin to know" not in text
+    assert "plain VideoMAE" in text and "When does the predictor know" not in text
     assert '<option value="predicted">' not in text
+
+
+def test_a_predictor_no_better_than_chance_knows_from_no_step(
+    pretrained: Path, videos: list[str], tmp_path: Path
+) -> None:
+    """Whatever a clip's Spearman was once."""
+    _, history = visualize_training(pretrained, videos[:1], tmp_path, num_masks=1, device="cpu")
+    first, *rest = history.moments
+    for last, knows in ((0.1, False), (0.6, True)):
+        moments = [replace(first, spearman=np.array([0.7]))]
+        moments += [replace(moment, spearman=np.array([last])) for moment in rest]
+        text = training_page(replace(history, moments=moments), run="run", num_masks=1)
+        assert "Spearman by step" in text
+        for words in ("knows from", "class=best", "The predictor counts as knowing"):
+            assert (words in text) == knows
 
 
 def test_it_knows_from_when_it_is_near_its_best() -> None:

@@ -340,7 +340,7 @@ def test_a_run_with_blocks_shows_blocks(browser: Any, tmp_path: Path) -> None:
     scores = Blocks(torch.tensor([draws]), GRID).scores(torch.tensor([units]))[0].numpy()
     flags = np.array(hard) == 1
     assert scores[flags].min() >= scores[~flags & ~np.isnan(scores)].max()
-    assert said == f"32 of 64 tubes masked, {flags.sum()} of them by their score"
+    assert said == f"32 of 64 tubes masked, {flags.sum()} of them by score"
     assert not np.array_equal(flags, hardest_by(tubes, "predicted").reshape(4, 64)[0])
 
 
@@ -412,7 +412,7 @@ def test_controls_change_the_picture(browser: Any, tmp_path: Path) -> None:
         units = (tubes.per_tube(scores) for scores in (tubes.kinds[source], tubes.measured))
         expected = spearmanr(*units).statistic
         shown = browser.find_element(By.CSS_SELECTOR, f"[data-agreement={source}]").text
-        assert shown == f"Spearman {expected:.3f}", source
+        assert shown == f"Spearman {expected:.2f}", source
     browser.execute_script("look('hard')")
     masks = {}
     for source in tubes.kinds:
@@ -420,7 +420,7 @@ def test_controls_change_the_picture(browser: Any, tmp_path: Path) -> None:
             "by('scores').value = arguments[0]; by('scores').dispatchEvent(new Event('change'))",
             source,
         )
-        assert text("covered") == f"{100 * tubes.covered(hardest_by(tubes, source)):.0f} %", source
+        assert text("covered") == f"{100 * tubes.covered(hardest_by(tubes, source)):.0f}%", source
         masks[source] = pixels(browser)
     assert np.abs(masks["motion"] - masks["codec"]).mean() > 1
     browser.execute_script(
@@ -435,7 +435,7 @@ def test_controls_change_the_picture(browser: Any, tmp_path: Path) -> None:
     assert "57 of 64 tubes masked" in text("counts")
     assert (pixels(browser) == 128).mean() > (half == 128).mean() + 0.1
     share = tubes.covered(tubes.hardest(mask_ratio=0.9, hard_ratio=1.0))
-    assert text("covered") == f"{100 * share:.0f} %"
+    assert text("covered") == f"{100 * share:.0f}%"
     # The pointer shows the values of the tube under it
     browser.execute_script("look('predicted'); show(5)")
     step, row, column = 5 // TUBELET, 3, 6
@@ -517,7 +517,7 @@ def test_it_opens_playing_beside_its_maps_with_a_verdict(browser: Any, tmp_path:
         assert np.array_equal(pixels(browser), panel), view
     said = browser.find_element("css selector", ".verdict").text
     assert said.startswith("Spearman 0.25: the predictor ranks tubes better than chance, but not")
-    assert "From 0.50 on we say well, below 0.20 no better than chance." in said
+    assert "0.50 or more counts as well, less than 0.20 as no better than chance." in said
     assert errors(browser) == []
 
 
@@ -553,7 +553,7 @@ def test_a_plain_checkpoint_shows_what_is_measured(browser: Any, tmp_path: Path)
     )
     assert names == ["motion", "measured", "clip", "hard", "random", "seen", "honest"]
     said = browser.execute_script("return document.body.textContent")
-    assert "plain VideoMAE" in said and "gives no motion vectors" in said
+    assert "plain VideoMAE" in said and "lacks motion vectors" in said
     assert errors(browser) == []
 
 
@@ -573,8 +573,8 @@ def test_a_classifier_beside_it_is_shown(browser: Any, tmp_path: Path) -> None:
     names = browser.execute_script(
         "return [...document.querySelectorAll('#sources [data-view]')].map((e) => e.textContent)"
     )
-    assert names[3:5] == ["Attention rolloutSpearman 1.000", names[4]]
-    assert names[4].startswith("What speaks for the classSpearman ")
+    assert names[3:5] == ["Attention rolloutSpearman 1.00", names[4]]
+    assert names[4].startswith("Evidence for the classSpearman ")
     said = browser.find_element("id", "seen-as").text
     browser.execute_script("choose(0, 0, 2)")
     assert (said, browser.find_element("id", "seen-as").text) == (
@@ -582,7 +582,7 @@ def test_a_classifier_beside_it_is_shown(browser: Any, tmp_path: Path) -> None:
         "class<2>, score 0.500",
     )
     text = browser.execute_script("return document.body.textContent")
-    assert "Class, by <fine>" in text and "relevance for the class" in text
+    assert "Class, according to <fine>" in text and "relevance for the class" in text
     assert errors(browser) == []
 
 
@@ -597,5 +597,5 @@ def test_a_checkpoint_of_features_shows_no_reconstruction(browser: Any, tmp_path
     sources = ["predicted", "motion", "codec", "measured"]
     assert names == [*sources, "clip", "hard", "random", "seen"]
     text = browser.execute_script("return document.body.textContent")
-    assert "reconstructs features, which are no picture" in text
+    assert "reconstructs features, not pixels" in text
     assert errors(browser) == []

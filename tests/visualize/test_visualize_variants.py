@@ -64,7 +64,7 @@ def test_every_variant_has_a_page(name: str, toy_video: Path) -> None:
     # Of features there is no picture, but a word
     has_pixels = not name.startswith("target_")
     assert (tubes.honest is not None) == has_pixels
-    assert ("which are no picture" in page) == (not has_pixels)
+    assert ("features, not pixels" in page) == (not has_pixels)
     assert np.isfinite(tubes.measured).all() and tubes.measured.min() > 0
     rows = [axes.get_title(loc="left") for axes in picture(tubes, title="").axes]
     assert any(row.startswith("reconstruction") for row in rows) == has_pixels

@@ -168,7 +168,7 @@ def test_checkpoints_of_others_are_refused(tmp_path: Path, content: object) -> N
 
 def test_the_wrong_kind_is_refused(tmp_path: Path) -> None:
     path = save_checkpoint(tmp_path, _state(1), keep=1)
-    with pytest.raises(ValueError, match=r"is of kind pretrain: must be finetune"):
+    with pytest.raises(ValueError, match=r"must be of kind finetune, not pretrain"):
         load_checkpoint(path, kind="finetune")
 
 

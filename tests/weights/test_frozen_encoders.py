@@ -215,9 +215,9 @@ def _refused(error: type[Exception], words: str, model: str, **settings: Any) ->
 
 def test_what_cannot_be_used_is_refused_in_a_line(tmp_path: Path) -> None:
     _refused(FileNotFoundError, "loss.target_model (no/where) does not exist", "no/where")
-    _refused(ValueError, "random weights are of no use", f"timm:{VIT}")
-    _refused(ValueError, "must name a model of timm", "timm:hf-hub:some/model", weights="x")
-    _refused(ValueError, "must name a model of timm", "timm:vit_huuge", weights="x")
+    _refused(ValueError, "random weights are useless", f"timm:{VIT}")
+    _refused(ValueError, "must name a timm model", "timm:hf-hub:some/model", weights="x")
+    _refused(ValueError, "must name a timm model", "timm:vit_huuge", weights="x")
     _, weights = _timm(tmp_path)
     _refused(ValueError, "must be left out", str(tmp_path), weights=weights)
     _refused(ValueError, "blocks from 0 to 11", f"timm:{VIT}", weights=weights, layers=[12])
@@ -228,7 +228,7 @@ def test_what_cannot_be_used_is_refused_in_a_line(tmp_path: Path) -> None:
     folder = tmp_path / "dino"
     path = _save(model, folder)
     (folder / "preprocessor_config.json").unlink()
-    _refused(ValueError, "says how its pixels are normalised", path)
+    _refused(ValueError, "says how to normalise pixels", path)
     _save(model, folder, image_mean=[0.5])
     _refused(ValueError, "image_mean ([0.5]) must be three numbers", path)
     _save(model, folder)
@@ -240,8 +240,8 @@ def test_what_cannot_be_used_is_refused_in_a_line(tmp_path: Path) -> None:
     _refused(ValueError, "lacks weights: encoder.layer.2", path)
     settings = json.loads((folder / "config.json").read_text())
     for change, words in (
-        ({"model_type": "bert"}, "is of model_type bert: must be one of videomae, "),
-        ({"quantization_config": {}}, "quantised weights"),
+        ({"model_type": "bert"}, "has model_type bert: must be one of videomae, "),
+        ({"quantization_config": {}}, "not quantised ones"),
     ):
         (folder / "config.json").write_text(json.dumps(settings | change))
         _refused(ValueError, words, path)
@@ -273,7 +273,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     other, weights = _timm(tmp_path)
     other.blocks[2].norm1.bias[0] = torch.inf  # type: ignore[index, union-attr]
     torch.save(other.state_dict(), weights)
-    _refused(ValueError, "blocks.2.norm1.bias does not", f"timm:{VIT}", weights=weights)
+    _refused(ValueError, "blocks.2.norm1.bias has NaN or infinity", f"timm:{VIT}", weights=weights)
 
 
 def test_no_code_of_a_folder_is_run(tmp_path: Path) -> None:

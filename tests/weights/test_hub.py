@@ -185,13 +185,13 @@ def test_without_a_token_nothing_is_sent(
     command = ("push", exported, "me/model")
     asked, dry = ask(command, (*command, "--dry-run"))
     assert asked.returncode == 2 and "as there is no token" in asked.stderr
-    assert dry.returncode == 0 and "dry run: nothing was sent" in dry.stdout
+    assert dry.returncode == 0 and "dry run: nothing was uploaded" in dry.stdout
     for done in (asked, dry):
         assert all(path.name in done.stdout for path in exported.iterdir())
         assert "MB to me/model (private if it is new)" in done.stdout
-        assert "missing: 2 passages of README.md, which say TO BE FILLED IN" in done.stdout
+        assert "missing: text for 2 passages of README.md marked TO BE FILLED IN" in done.stdout
     (refused,) = ask(command, HF_TOKEN="hf_another")
-    assert "REPO (me/model) was not written: " in _refusal(refused)
+    assert "upload to REPO (me/model) failed: " in _refusal(refused)
     assert not hub.files
 
 
@@ -220,7 +220,9 @@ def test_a_card_that_was_filled_in_misses_nothing(exported: Path, tmp_path: Path
 def test_other_files_stay(exported: Path, tmp_path: Path, name: str) -> None:
     folder = _complete(exported, tmp_path / "model")
     (folder / name).write_text("x")
-    with pytest.raises(ValueError, match=rf"nothing but an exported model: move away '{name}'"):
+    with pytest.raises(
+        ValueError, match=rf"nothing but an exported model; move elsewhere: '{name}'"
+    ):
         plan_upload(folder)
 
 
@@ -229,24 +231,26 @@ def test_links_secrets_and_other_folders_stay(
 ) -> None:
     folder = _complete(exported, tmp_path / "model")
     (folder / "picture.png").symlink_to("/etc/passwd")
-    with pytest.raises(ValueError, match=r"move away 'picture.png'"):
+    with pytest.raises(ValueError, match=r"move elsewhere: 'picture.png'"):
         plan_upload(folder)
     (folder / "picture.png").unlink()
     (folder / "videos").mkdir()
-    with pytest.raises(ValueError, match=r"move away 'videos'"):
+    with pytest.raises(ValueError, match=r"move elsewhere: 'videos'"):
         plan_upload(folder)
     (folder / "videos").rmdir()
     card = (folder / "README.md").read_text()
     (folder / "README.md").write_text(card + "\nexport HF_TOKEN=hf_" + "a" * 34)
-    with pytest.raises(ValueError, match=r"README.md holds what looks like a token"):
+    with pytest.raises(ValueError, match=r"README.md contains text that looks like a token"):
         plan_upload(folder)
     (folder / "README.md").write_text(card)
     (folder / "config.json").write_text(json.dumps([1]))
-    with pytest.raises(ValueError, match="holds no exported model: hpm-video weights export"):
+    with pytest.raises(
+        ValueError, match=r"holds no exported model; export .* hpm-video weights export"
+    ):
         plan_upload(folder)
-    with pytest.raises(ValueError, match="is the folder of a run: hpm-video weights export"):
+    with pytest.raises(ValueError, match=r"is a run folder; export .* hpm-video weights export"):
         plan_upload(pretrained)
-    with pytest.raises(ValueError, match="must be a folder that"):
+    with pytest.raises(ValueError, match="must be a folder written by"):
         plan_upload(tmp_path / "nowhere")
 
 

@@ -62,7 +62,7 @@ def test_the_card_of_a_classifier(
     header = _header(card)
     assert header["license"] is None and header["pipeline_tag"] == "video-classification"
     assert "\n# mine\n" in card and "of 8 classes" in card and "4 frames of 32 x 32 pixels" in card
-    assert "24 videos, 4 a step" in card and f"`{toy.name}`" in card and "`run`" in card
+    assert "24 videos, 4 per step" in card and f"`{toy.name}`" in card and "`run`" in card
     assert str(toy.parent) not in card and str(finetuned.parent) not in card
     assert "optim.base_lr=0.064" in card and "num_workers" not in card
     training, evaluation = read_records(finetuned)[-2:]
@@ -108,7 +108,7 @@ def test_figures_are_not_of_later_steps_than_the_weights(pretrained: Path, tmp_p
         assert words in _export(folder / "checkpoints" / "step.pt", tmp_path / str(step) / "out")
     alone = tmp_path / "alone.pt"
     torch.save(state, alone)
-    assert "None: the checkpoint came without" in _export(alone, tmp_path / "out")
+    assert "None: the checkpoint was exported without" in _export(alone, tmp_path / "out")
 
 
 @pytest.mark.parametrize(

@@ -224,7 +224,7 @@ def test_metadata_that_is_short_stands_for_little(tmp_path: Path) -> None:
     lists = (b"q%c](" % k + b"h%c" % k * 10 + b"e" for k in range(1, 200))
     bomb = b"]" + b"".join(lists) + b"."
     (path / METADATA).write_bytes(bomb)
-    with pytest.raises(ValueError, match=r"names list in place of .* Metadata"):
+    with pytest.raises(ValueError, match=r"has list instead of .* Metadata"):
         load_checkpoint(path)
 
 
@@ -234,7 +234,7 @@ def test_metadata_that_claims_more_than_the_files_hold(tmp_path: Path) -> None:
     assert b"K\x03K\xc8\x86" in data
     claim = b"J" + (1 << 30).to_bytes(4, "little")
     (tmp_path / METADATA).write_bytes(data.replace(b"K\x03K\xc8\x86", claim * 2 + b"\x86"))
-    with pytest.raises(ValueError, match=r"claims \d+ bytes of tensors, its files have \d+"):
+    with pytest.raises(ValueError, match=r"claims \d+ bytes of tensors, but its files have \d+"):
         stored_shapes(tmp_path)
 
 

@@ -107,7 +107,7 @@ def test_timm_refuses(name: str, settings: dict[str, object], words: str) -> Non
 
 
 def test_timm_refuses_another_size(finetuned: Path) -> None:
-    with pytest.raises(ValueError, match="must have 6 heads, as small"):
+    with pytest.raises(ValueError, match="must have 6 attention heads, like size small"):
         timm.create_model("hpm_vit_small_patch16_224", checkpoint=str(finetuned))
 
 

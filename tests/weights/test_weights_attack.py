@@ -15,7 +15,7 @@ from foreign_weights import HEADS, Weights
 from safetensors.torch import load_file, save_file
 
 from hpm_video.cli.main import main
-from hpm_video.models.build import SIZES
+from hpm_video.models.sizes import SIZES
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.weights.checkpoint import load_checkpoint
 from hpm_video.weights.export.writers import export, write_output
@@ -84,7 +84,7 @@ def test_every_tensor_of_ours_counts(
             words = f"{name} is {tuple(model[name].shape)}, must be {tuple(value.shape)}"
         elif damage == "nan":
             model[name] = value * torch.nan
-            words = f"{name} holds numbers that are not finite"
+            words = f"{name} has values that are not finite"
         file = tmp_path / state["kind"]
         if state is pretraining:
             assert words in _refusal(_saved({**state, "model": model}, file))
@@ -115,13 +115,13 @@ def test_what_is_allowed_to_be_missing_of_ours_is_initialised(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"kind": "other"}, "settings of no model"),
-        ({"config": {"model": {"depht": 3}}}, "settings of no model"),
+        ({"kind": "other"}, "invalid settings"),
+        ({"config": {"model": {"depht": 3}}}, "invalid settings"),
         ({"config": 3}, "no settings in config"),
         ({"model": [1]}, "no weights in model"),
         ({"model": {"a": 1}}, "a in model, a int"),
         ({"num_classes": 7}, "head.weight is (5, 32), must be (7, 32)"),
-        ({"classes": ["a", "b"]}, "2 names of 5 classes"),
+        ({"classes": ["a", "b"]}, "2 names for 5 classes"),
     ],
 )
 def test_what_only_looks_like_ours(
@@ -155,7 +155,9 @@ def test_whole_blocks_that_are_missing(tmp_path: Path) -> None:
     found = recognise(Source(tmp_path, tiny))
     assert architecture_of(found, Assumptions()).config.model.depth is None
     found = recognise(Source(tmp_path, _without(tiny, "blocks.11.")))
-    with pytest.raises(ValueError, match=r"found 11 blocks .* expected 12 as tiny has"):
+    with pytest.raises(
+        ValueError, match=r"found 11 encoder blocks .* expected 12, as in size tiny"
+    ):
         architecture_of(found, Assumptions())
     known = architecture_of(found, Assumptions(depth=11))
     assert known.config.model.depth == 11 and known.shape.grid == TokenGrid(8, 14, 14)
@@ -169,11 +171,11 @@ def test_whole_blocks_that_are_missing(tmp_path: Path) -> None:
         ("config", {"patch_size": 16}, "found patch_size 16, expected 8"),
         ("config", {"tubelet_size": 1}, "found tubelet_size 1, expected 2"),
         ("config", {"hidden_size": 64}, "found hidden_size 64, expected 32"),
-        ("config", {"num_frames": 8}, "found 8 for num_frames, expected 4"),
+        ("config", {"num_frames": 8}, "found num_frames 8, expected 4, as given"),
         ("config", {"layer_norm_eps": 0.1}, "found layer_norm_eps 0.1"),
         ("config", {"id2label": {"0": "a", "1": "b"}}, "found 2 names in id2label"),
         ("config", {"id2label": {f"{n}": "x" for n in range(1, 6)}}, "found 5 names in id2label"),
-        ("config", {"id2label": ["a"] * 5}, "found no names in id2label"),
+        ("config", {"id2label": ["a"] * 5}, "found id2label of type list"),
         ("preprocessor_config", {"do_normalize": False}, "found do_normalize False, expected True"),
         ("preprocessor_config", {"image_std": [0, 1, 1]}, "expected three numbers above 0"),
     ],
@@ -256,9 +258,9 @@ def test_pipes_and_outputs_that_must_stay(
     os.mkfifo(pipe)
     for arguments, words in (
         (["inspect", pipe], "found a device or a pipe"),
-        (["export", source, "-o", pipe], "is a device or a pipe"),
-        (["export", source, "-o", source], "must be another file than what is read"),
-        (["import", source, "-o", source], "must be another file than what is read"),
+        (["export", source, "-o", pipe], "must not be a device or a pipe"),
+        (["export", source, "-o", source], "must not be the file that is read"),
+        (["import", source, "-o", source], "must not be the file that is read"),
         (["export", source, "-o", "/proc/nowhere/x"], "must be writable"),
     ):
         assert main(["weights", *map(str, arguments)]) == 2

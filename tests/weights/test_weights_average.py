@@ -46,7 +46,7 @@ def test_the_mean_of_a_range(
     output = tmp_path / "mean.pt"
     assert main(["weights", "average", str(run), *arguments, "-o", str(output)]) == 0
     said = capsys.readouterr().out.splitlines()
-    assert said == [f"mean of the steps {', '.join(map(str, steps))}", str(output)]
+    assert said == [f"average of steps {', '.join(map(str, steps))}", str(output)]
     state, of_one = load_checkpoint(output), load_checkpoint(pretrained)
     assert state["averaged"] == steps and state["step"] == steps[-1]
     assert state.keys() == {"kind", "config", "step", "model", "averaged"} | (
@@ -80,8 +80,8 @@ def test_what_cannot_be_averaged_gets_one_line(
     output = ["-o", str(tmp_path / "mean.pt")]
     for arguments, words in (
         ([str(run), "--first", "5"], "steps to average (7) must be at least two"),
-        ([str(tmp_path / "none")], "holds no checkpoints/step_*"),
-        ([str(other)], "must be of the same model as those before"),
+        ([str(tmp_path / "none")], "none) does not exist"),
+        ([str(other)], "must hold the same model as the earlier checkpoints"),
     ):
         assert main(["weights", "average", *arguments, *output]) == 2
         said = capsys.readouterr().err
@@ -120,7 +120,7 @@ def test_the_moving_average_of_a_fine_tuning_is_its_model(
     torch.save(state, tmp_path / "without.pt")
     capsys.readouterr()
     assert main(["weights", "ema", str(tmp_path / "without.pt"), "-o", str(output)]) == 2
-    assert "must be of a run with optim.ema_momentum" in capsys.readouterr().err
+    assert "must come from a run with optim.ema_momentum" in capsys.readouterr().err
 
 
 def test_a_pretraining_without_an_average_of_its_encoder_gets_one_line(

@@ -83,7 +83,7 @@ def test_an_encoder_is_what_fine_tuning_starts_from(
 @pytest.mark.parametrize(
     ("output", "words"),
     [
-        (".", "is a folder: must name what does not exist yet"),
+        (".", "must not be a folder; choose a name that does not exist yet"),
         ("file/weights.pt", "folder of --output"),
     ],
 )
@@ -109,7 +109,10 @@ def test_a_decoder_of_features_is_left_out_of_the_formats_of_others(
         command = ["weights", "export", str(folder), "-o", str(output), "--to", to]
         capsys.readouterr()
         assert main(command) == 0
-        assert "reconstructs features (loss.target ema): the decoder" in capsys.readouterr().out
+        assert (
+            "left out: the decoder, as it reconstructs features (loss.target ema)"
+            in capsys.readouterr().out
+        )
         back = import_weights(output, assumptions=Assumptions(heads=2))  # no file says
         assert all(name.startswith("encoder.") for name in back.state["model"])
         assert torch.equal(back.state["model"]["encoder.embed.weight"], encoder.embed.weight)

@@ -31,7 +31,8 @@ from hpm_video.config.settings import config_from_dict, config_to_dict
 from hpm_video.data.samples.views import view_indices
 from hpm_video.evaluate.frozen_encoder import load_backbone
 from hpm_video.evaluate.pretrained import load_pretrained
-from hpm_video.models.build import HPM, build, build_model, heads_of, token_grid
+from hpm_video.models.build import HPM, build, build_model, token_grid
+from hpm_video.models.sizes import heads_of
 from hpm_video.weights.checkpoint import load_checkpoint, load_weights, write_checkpoint
 from hpm_video.weights.export.writers import write_output
 from hpm_video.weights.foreign.account import Imported
@@ -122,7 +123,7 @@ def test_official_fine_tuning(tmp_path: Path) -> None:
         (101, "videomae_kinetics", 4, "(101 classes)"),
         (51, "videomae_kinetics", 2, "(51 classes)"),
         (174, "videomae_ssv2", None, "sampling videomae_ssv2"),
-        (5, "dense", 2, "sampling dense, frame_stride 2 (5 classes, of no data set known here)"),
+        (5, "dense", 2, "sampling dense, frame_stride 2 (5 classes, unknown data set)"),
     ],
 )
 def test_fine_tuned_weights_are_tested_as_they_were(
@@ -366,10 +367,12 @@ def test_an_image_classifier_with_a_class_token_gives_its_encoder(tmp_path: Path
     assert found.state["kind"] == "pretrain"
     unused = {row.theirs: row.note for row in found.rows if row.status == "unused"}
     assert unused.keys() == {"cls_token", "head.weight", "head.bias"}
-    assert "looks at one token" in unused["head.bias"]
+    assert "reads one token" in unused["head.bias"]
     table = theirs.state_dict()["pos_embed"][0, 1:]
     assert torch.equal(found.state["model"]["encoder.positions"], table.repeat(2, 1))
-    with pytest.raises(ValueError, match=r"no place in huggingface: encoder\.positions"):
+    with pytest.raises(
+        ValueError, match=r"huggingface cannot store these weights: encoder\.positions"
+    ):
         write_output(found.state, tmp_path / "folder", to="huggingface")
 
 
@@ -391,7 +394,7 @@ def test_interpolated_positions_are_not_exported_as_fresh_ones(tmp_path: Path) -
         ({"num_frames": "many"}, "found num_frames many, expected a whole number"),
         ({"qkv_bias": False}, "found qkv_bias False, expected True"),
         ({"image_mean": [0.5]}, "found mean"),
-        ({"num_attention_heads": 5}, "heads that divide it"),
+        ({"num_attention_heads": 5}, r"heads \(5\) that divide it"),
     ],
 )
 def test_settings_that_are_not_ours(tmp_path: Path, settings: Any, words: str) -> None:
@@ -436,7 +439,7 @@ def test_our_own_are_not_told_what_they_say(
     command = ["weights", "import", str(tmp_path / "ours.pt"), "-o", str(tmp_path / "out.pt")]
     assert main([*command, "--heads", "1", "--inflate", "centre"]) == 2
     said = capsys.readouterr().err
-    assert "heads (1), inflation (centre) must not be given" in said and said.count("\n") == 1
+    assert "heads (1), inflation (centre) must be left out" in said and said.count("\n") == 1
     assert not (tmp_path / "out.pt").exists()
 
 
@@ -479,7 +482,10 @@ def test_a_pre_trained_giant_there_and_back(tmp_path: Path) -> None:
     weights = {name: value.bfloat16() for name, value in weights.items()}
     file = tmp_path / "giant.pth"
     torch.save({"module": weights, "optimizer": None}, file)
-    with pytest.raises(ValueError, match=r"found 1 blocks .* 40 as giant has, or to be told depth"):
+    with pytest.raises(
+        ValueError,
+        match=r"found 1 encoder blocks .* 40, as in size giant; if 1 is right, set --depth 1",
+    ):
         import_weights(file, assumptions=replace(GIANT_CLIP, depth=None))
     found = import_weights(file, assumptions=GIANT_CLIP)
     config = config_from_dict(PretrainConfig, found.state["config"])
@@ -574,12 +580,12 @@ def test_what_a_file_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> N
     for words in (
         *("official VideoMAE or VideoMAE V2, fine-tuned", "width 32, depth 2, 4 heads"),
         *("16 frames of 224 x 224 pixels in tokens of 2 x 8 x 8", "assumed  16 frames, 224 pixels"),
-        *("classes  5", "beside   epoch", "encoder.embed.weight", "blocks.1.attn.q_bias"),
+        *("classes  5", "others   epoch", "encoder.embed.weight", "blocks.1.attn.q_bias"),
     ):
         assert words in said
     assert main(["weights", "inspect", str(file)]) == 2  # how many heads?
     error = capsys.readouterr().err
-    assert "expected to be told heads" in error and error.count("\n") == 1
+    assert "expected heads (unknown) that divide it" in error and error.count("\n") == 1
 
 
 def test_exports_say_what_has_no_place(
@@ -589,7 +595,7 @@ def test_exports_say_what_has_no_place(
         arguments = ["weights", "export", str(pretrained), "--to", to, "-o", str(tmp_path / to)]
         assert main(arguments) == 0
         said = capsys.readouterr().out
-        assert "left out, as the format has no place for it: " in said and "predictor (" in said
+        assert "left out, as the format cannot store it: " in said and "predictor (" in said
     settings = json.loads((tmp_path / "huggingface" / "config.json").read_text())
     assert settings["architectures"] == ["VideoMAEForPreTraining"]
     assert not list(tmp_path.glob("*.part"))

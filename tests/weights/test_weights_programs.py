@@ -100,5 +100,5 @@ def test_what_does_not_fit_gets_one_line(
     monkeypatch.setattr(writers, "_MOST_BYTES", 1000)
     assert main(["weights", "export", str(finetuned), "-o", str(tmp_path / "x"), "--to", "onnx"])
     said = capsys.readouterr().err
-    assert "must be below 2 GiB for one file of ONNX" in said and said.count("\n") == 1
+    assert "must be below 2 GiB to fit into one ONNX file" in said and said.count("\n") == 1
     assert not list(tmp_path.iterdir())

@@ -119,7 +119,7 @@ def test_every_tensor_counts(name: str, damage: str) -> None:
 def test_numbers_that_are_none_are_refused() -> None:
     weights = foreign.official_finetuned()
     weights["blocks.1.mlp.fc1.bias"][3] = torch.nan
-    assert "blocks.1.mlp.fc1.bias holds numbers that are not finite" in _refusal(weights)
+    assert "blocks.1.mlp.fc1.bias has values that are not finite" in _refusal(weights)
 
 
 def test_what_is_allowed_to_be_missing_is_initialised_and_said() -> None:
@@ -171,14 +171,14 @@ def _files() -> dict[str, tuple[bytes, str]]:
     np.savez(arrays, a=np.zeros(3))
     return {
         "nothing": (b"", "an empty file"),
-        "a page": (b"<!DOCTYPE html><html>404", "a page of the web"),
-        "a pointer": (b"version https://git-lfs.github.com/spec/v1\noid", "a pointer of Git LFS"),
+        "a page": (b"<!DOCTYPE html><html>404", "a web page"),
+        "a pointer": (b"version https://git-lfs.github.com/spec/v1\noid", "a Git LFS pointer"),
         "half": (whole[: len(whole) // 2], "without its end"),
         "most": (whole[:-30], "without its end"),
-        "text": (b"path,label\n", "what PyTorch cannot read"),
+        "text": (b"path,label\n", "a file that PyTorch cannot read"),
         "another archive": (archive.getvalue(), "without weights"),
         "arrays": (arrays.getvalue(), "without weights"),
-        "a picture": (b"\x89PNG\r\n\x1a\n\x00\x00", "a picture"),
+        "a picture": (b"\x89PNG\r\n\x1a\n\x00\x00", "an image"),
         "gzip": (b"\x1f\x8b\x08\x00", "a gzip archive"),
         "a list": (saved([1, 2]), "a list"),
         "empty weights": (saved({"model": {}}), "no weights in model"),
@@ -222,7 +222,7 @@ def test_nothing_is_executed(form: str, tmp_path: Path, monkeypatch: pytest.Monk
     with path.open("wb") as file:
         torch.save(content, file) if form == "torch" else pickle.dump(content, file)
     with pytest.raises(
-        ValueError, match=r"can only be read by running code|PyTorch cannot read"
+        ValueError, match=r"reading it would run code|PyTorch cannot read"
     ) as caught:
         import_weights(path)
     assert "\n" not in str(caught.value)
@@ -234,10 +234,12 @@ def test_folders_that_hold_no_weights(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"found config.json alone, expected \*\.safetensors"):
         import_weights(tmp_path)
     (tmp_path / "config.json").write_text("{")
-    with pytest.raises(ValueError, match="found no JSON"):
+    with pytest.raises(ValueError, match="found invalid JSON"):
         import_weights(tmp_path)
     (tmp_path / "config.json").rename(tmp_path / "other.json")
-    with pytest.raises(FileNotFoundError, match=r"found a folder of other\.json, expected a run"):
+    with pytest.raises(
+        FileNotFoundError, match=r"found a folder with other\.json, expected a folder of a run"
+    ):
         import_weights(tmp_path)
     with pytest.raises(FileNotFoundError, match="do not exist"):
         import_weights(tmp_path / "nowhere")
@@ -300,7 +302,7 @@ def test_a_fine_tuning_starts_from_them(
     initialised = [line for line in _table(lacking / "run") if line[0] == "initialised"]
     assert [line[1:3] for line in initialised] == [["-", "encoder.blocks.1.attn.v_bias"]]
     log = (lacking / "run" / "log.txt").read_text()
-    assert "not in it, so as initialised: encoder.blocks.1.attn.v_bias" in log
+    assert "not in these weights, so newly initialised: encoder.blocks.1.attn.v_bias" in log
 
     wide = (allowed, "model.width=64")
     assert _trained(tmp_path / "wide", finetune_arguments, *wide) == 2

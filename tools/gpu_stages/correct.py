@@ -333,7 +333,7 @@ def loop_without_waiting(stage: Stage) -> None:
     finally:
         if stage.on_gpu:
             torch.cuda.set_sync_debug_mode("default")
-    note = "" if stage.on_gpu else "run without the check, which needs CUDA"
+    note = "" if stage.on_gpu else "ran without the check for waits, which needs CUDA"
     stage.row("three steps of the loop", ok=complete, waits=0 if stage.on_gpu else None, note=note)
 
 

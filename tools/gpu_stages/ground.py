@@ -72,7 +72,7 @@ def gpu_tests(stage: Stage) -> None:
     files = sorted(str(f) for f in tests.rglob("test_*.py") if "mark.gpu" in f.read_text())
     reasons = {
         "needs CUDA": not stage.on_gpu,
-        "there are no tests beside this script": not files,
+        "this clone has no tests": not files,
         "pytest is not installed": find_spec("pytest") is None,
     }
     if why := next((reason for reason, holds in reasons.items() if holds), ""):

@@ -79,7 +79,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--decode", action="store_true", help="decode the video of every row")
-    parser.add_argument("--folder", help="where to write the videos (default: a temporary folder)")
+    parser.add_argument("--folder", help="parent of the folder of videos (default: temporary)")
     asked = parser.parse_args()
     if not asked.decode:
         check.Inspect = Remembering  # type: ignore[misc]
@@ -93,7 +93,7 @@ def main() -> None:
         sizes = {path.name: path.stat().st_size / 1e6 for path in sorted(Path(name).glob("train*"))}
     sys.stdout.write(
         f"{asked.rows:,} rows, exit code {code}: {seconds:.0f} s, {1e3 * seconds / asked.rows:.2f} "
-        f"ms a row; main process: {used.ru_utime + used.ru_stime:.0f} s of CPU, peak "
+        f"ms per row; main process: {used.ru_utime + used.ru_stime:.0f} s of CPU time, peak "
         f" {before:.0f} -> {_peak_mib():.0f} MiB\n"
         + "".join(f"{file}: {size:.1f} MB\n" for file, size in sizes.items())
     )

@@ -66,7 +66,9 @@ def measure(state: dict, form: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     options.add_sizes(parser)
-    options.add_number(parser, "--rounds", 3, "median of so many")
+    options.add_number(
+        parser, "--rounds", 3, "number of measurements, of which the median is shown"
+    )
     add_device(parser)
     asked = parser.parse_args()
     device = pick_device(asked.device, setting="--device")

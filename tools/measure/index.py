@@ -60,7 +60,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--files", type=int, default=240_000)
     parser.add_argument("--frames", type=int, default=300)
-    parser.add_argument("--folder", help="where to write (default: a temporary folder)")
+    parser.add_argument(
+        "--folder", help="parent of the folder to write to (default: the system's temporary folder)"
+    )
     asked = parser.parse_args()
     say = sys.stdout.write
     with tempfile.TemporaryDirectory(dir=asked.folder) as name:
@@ -91,7 +93,7 @@ def main() -> None:
             unpacked_us = (time.perf_counter() - start) / 1000 * 1e6
             say(
                 f"{label}: {asked.files:,} names, {file.stat().st_size / 1e6:.0f} MB, written in "
-                f"{written_s:.1f} s; opened in {opened}; {looked_up_us:.0f} us to look a video up, "
+                f"{written_s:.1f} s; opened in {opened}; {looked_up_us:.0f} us to look up a video, "
                 f"{unpacked_us:.0f} us to unpack its table in a worker\n"
             )
 

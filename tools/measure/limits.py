@@ -66,7 +66,7 @@ def _ended_workers_s() -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--source", help="folder of videos")
+    parser.add_argument("--source", help="folder of videos (default: makes toy videos)")
     for name, default in (("clips", 400), ("workers", 2), ("rounds", 9)):
         parser.add_argument(f"--{name}", type=int, default=default)
     asked = parser.parse_args()

@@ -68,7 +68,7 @@ def main() -> None:
         )
         times = sorted(microseconds(dataset, sampler) for _ in range(asked.rounds))
     spread = " ".join(f"{value:.0f}" for value in times)
-    sys.stdout.write(f"{statistics.median(times):.0f} us a video ({spread})\n")
+    sys.stdout.write(f"{statistics.median(times):.0f} us per video ({spread})\n")
 
 
 if __name__ == "__main__":

@@ -117,7 +117,10 @@ def measure_clips(asked: argparse.Namespace) -> None:
     """Print a row for each container, with the stored table and without."""
     lengths = (SHORT_S, asked.seconds)
     files = {s: toy_files(asked.folder, s, asked.size, asked.fps) for s in lengths}
-    say(f"{asked.decoder}, {CLIP_FRAMES} frames, every {STRIDE}th, groups of {KEYFRAME_INTERVAL}")
+    say(
+        f"{asked.decoder}, {CLIP_FRAMES} frames, stride {STRIDE}, a keyframe every "
+        f"{KEYFRAME_INTERVAL} frames"
+    )
     say(
         f"{'file':5} {'MiB':>6} {'table':>9} {'open ms':>8} {'clip ms':>8} {'short ms':>8} "
         f"{'ratio':>6} {'KiB read':>9} {'groups KiB':>10} {'open KiB':>8}"
@@ -177,7 +180,7 @@ def measure_memory(asked: argparse.Namespace) -> None:
     for number in range(asked.clips + 1):
         if number % step == 0:
             most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            say(f"{number:6} clips {memory_mib():7.1f} MiB, most {most:7.1f} MiB")
+            say(f"{number:6} clips {memory_mib():7.1f} MiB, peak {most:7.1f} MiB")
         readers[number % len(readers)](clip_indices(count, number))
 
 
@@ -186,7 +189,7 @@ def measure_index(asked: argparse.Namespace) -> None:
     files = toy_files(asked.folder, SHORT_S, asked.size, asked.fps)
     tables = [make_table(path) for path in files.values()]
     sizes = ", ".join(f"{name} {len(table)}" for name, table in zip(files, tables, strict=True))
-    say(f"bytes of a table of {SHORT_S * asked.fps} frames: {sizes}")
+    say(f"bytes in a table of {SHORT_S * asked.fps} frames: {sizes}")
     path = asked.folder / "many.csv.index"
     names = [f"videos/class_{k % 400:03}/video_{k:08}.mp4" for k in range(asked.files)]
     start = time.perf_counter()
@@ -200,7 +203,7 @@ def measure_index(asked: argparse.Namespace) -> None:
     found = [index.get(name) for name in chosen]
     took = 1e6 * _since(start) / len(chosen)
     assert None not in found
-    say(f"to look one up, in any order: {took:.1f} us")
+    say(f"to look up one, in random order: {took:.1f} us")
     start = time.perf_counter()
     for data in found[:2000]:
         FrameTable.from_bytes(data or b"")
@@ -214,13 +217,19 @@ def _since(start: float) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("what", choices=("clips", "memory", "index"))
-    parser.add_argument("folder", type=Path, help="of the videos, kept")
-    parser.add_argument("--seconds", type=int, default=3600, help="of the long file (default 3600)")
+    parser.add_argument("folder", type=Path, help="folder for the videos, which are kept")
+    parser.add_argument(
+        "--seconds", type=int, default=3600, help="length of the long file (default 3600)"
+    )
     parser.add_argument("--size", type=int, default=128, help="side in pixels (default 128)")
     parser.add_argument("--fps", type=int, default=30, help="frames per second (default 30)")
-    parser.add_argument("--clips", type=int, help="to read (default 200; memory: 20000)")
-    parser.add_argument("--files", type=int, default=240_000, help="of the index (default 240000)")
-    parser.add_argument("--containers", nargs="+", default=CONTAINERS, help="(default: all)")
+    parser.add_argument("--clips", type=int, help="clips to read (default 200; memory: 20000)")
+    parser.add_argument(
+        "--files", type=int, default=240_000, help="files in the index (default 240000)"
+    )
+    parser.add_argument(
+        "--containers", nargs="+", default=CONTAINERS, help="container formats (default: all)"
+    )
     parser.add_argument("--decoder", default="pyav", choices=("decord", "torchcodec", "pyav"))
     asked = parser.parse_args()
     asked.clips = asked.clips or (20_000 if asked.what == "memory" else 200)

@@ -43,7 +43,7 @@ _PAN = 3  # pixels a frame
 _TUBELET = Tubelet(2, 16)
 # Encoder, most B-frames and options; "" is what `data transcode` makes of the first
 _KINDS: dict[str, tuple[str, str, int, dict[str, str]]] = {
-    "H.264, as toy videos": ("mp4", "libx264", 3, {"crf": "18", "preset": "veryfast"}),
+    "H.264, like toy videos": ("mp4", "libx264", 3, {"crf": "18", "preset": "veryfast"}),
     "H.264, as data transcode writes it": ("mp4", "", 0, {}),
     "H.264, preset medium, crf 23": ("mp4", "libx264", 3, {"crf": "23"}),
     "MPEG-4": ("avi", "mpeg4", 0, {"qmin": "2", "qmax": "3"}),
@@ -149,9 +149,11 @@ def measure_time(paths: Sequence[Path], rounds: int) -> dict[str, Cell]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--videos", type=int, default=32, metavar="N", help="of each kind")
+    parser.add_argument("--videos", type=int, default=32, metavar="N", help="videos of each kind")
     parser.add_argument("--rounds", type=int, default=9, metavar="N")
-    parser.add_argument("--source", type=Path, metavar="FOLDER", help="of videos to time")
+    parser.add_argument(
+        "--source", type=Path, metavar="FOLDER", help="folder of more videos to time"
+    )
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as name:
@@ -162,7 +164,7 @@ def main() -> int:
             groups[f"toy videos, {kind}"] = sorted(folder.glob(f"{number}-still-*"))
         if args.source is not None:
             files = sorted(p for p in args.source.rglob("*") if p.suffix in _ENDINGS)
-            groups["of the folder"] = files[:: max(1, len(files) // args.videos)][: args.videos]
+            groups["the folder"] = files[:: max(1, len(files) // args.videos)][: args.videos]
         timed: list[dict[str, Cell]] = [
             {"clips of": name, **measure_time(paths, args.rounds)} for name, paths in groups.items()
         ]

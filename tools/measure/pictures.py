@@ -55,7 +55,7 @@ def main() -> None:
     rows = [{"what": key, "median_s": seconds[key], "steps": steps[key]} for key in seconds]
     every = config.run.pictures_every(10_000)
     taken = f"{steps['pictures'] / every:.2%}"
-    share = f"pictures every {every} steps, as in runs of 10,000 or more, take {taken}"
+    share = f"pictures every {every} steps, as in runs of 10,000 or more, add {taken} to the time"
     publish(Report("pictures", machine_facts(device), vars(asked), rows, [share]))
 
 

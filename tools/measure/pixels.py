@@ -207,11 +207,14 @@ def _as_published(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--source", metavar="FOLDER", required=True, help="of videos, of any depth")
-    parser.add_argument("--videos", type=int, default=20, help="spread evenly (default 20)")
-    parser.add_argument("--rounds", type=int, default=10, help="crops of a video (default 10)")
-    parser.add_argument("--crop-size", type=int, default=224, help="in pixels (default 224)")
-    text = "leave out videos whose short side is no longer (default 112)"
+    text = "folder of videos, searched with its subfolders"
+    parser.add_argument("--source", metavar="FOLDER", required=True, help=text)
+    text = "number of videos, spread evenly over the folder (default 20)"
+    parser.add_argument("--videos", type=int, default=20, help=text)
+    parser.add_argument("--rounds", type=int, default=10, help="crops per video (default 10)")
+    text = "side of crops in pixels (default 224)"
+    parser.add_argument("--crop-size", type=int, default=224, help=text)
+    text = "skip videos whose short side has at most so many pixels (default 112)"
     parser.add_argument("--shorter", type=int, default=112, help=text)
     asked = parser.parse_args()
     try:
@@ -219,12 +222,12 @@ def main() -> None:
         notes = []
     except ImportError:
         cv2 = None
-        notes = ["OpenCV (cv2) is missing: test views are left out. See --help of this script"]
+        notes = ["OpenCV (cv2) is missing, so test views are left out: see --help"]
     torch.set_num_threads(1)
     files, sizes = sizes_of(Path(asked.source), shorter=asked.shorter)
     if not files:
-        sys.exit(f"--source ({asked.source}) must hold readable videos with a side above "
-                 f"{asked.shorter}: has none")  # fmt: skip
+        sys.exit(f"--source ({asked.source}) must hold readable videos with a short side above "
+                 f"{asked.shorter} pixels: it has none")  # fmt: skip
     places = np.linspace(0, len(files) - 1, min(asked.videos, len(files))).round().astype(int)
     found, rng = Differences(), np.random.default_rng(0)
     for place in places:
@@ -241,8 +244,8 @@ def main() -> None:
         compare_operations(found, clip.numpy())
     up = [is_rounded_up(*size, asked.crop_size) for size in sizes]
     notes += [
-        f"Of {len(sizes)} videos {sum(up)} have a longer side that rounding to the nearest makes a "
-        f"pixel longer than rounding down ({len(set(sizes))} sizes)."
+        f"In {sum(up)} of {len(sizes)} videos, rounding to nearest makes the longer side one pixel "
+        f"longer than rounding down ({len(set(sizes))} sizes)."
     ]
     publish(Report("pixels", machine_facts(torch.device("cpu")), vars(asked), found.rows(), notes))
 

@@ -51,7 +51,7 @@ def main() -> None:
         run = map if device.type == "cuda" else pool.map
         extra = dict(zip(SIDES, run(partial(extra_bytes, example=example), SIDES), strict=True))
     rows = [{"loss": k, "median_s": seconds[k], "peak_extra_mb": extra[k] / 1e6} for k in SIDES]
-    notes = [f"gradients: largest difference over largest naive one {error:.1e}"]
+    notes = [f"gradients: largest difference relative to the largest naive one: {error:.1e}"]
     publish(Report("ranking", machine_facts(device), vars(asked), rows, notes))
 
 

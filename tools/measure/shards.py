@@ -63,8 +63,8 @@ def seconds_of(dataset: ClipDataset, key: tuple[int, int], *, is_cold: bool) -> 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--source", help="folder of videos")
-    parser.add_argument("--folder", help="where to write (default: a temporary folder)")
+    parser.add_argument("--source", help="folder of videos (default: makes toy videos)")
+    parser.add_argument("--folder", help="parent of the folder to write to (default: temporary)")
     for name, default in (("videos", 64), ("rounds", 9)):
         parser.add_argument(f"--{name}", type=int, default=default)
     asked = parser.parse_args()
@@ -100,7 +100,7 @@ def _measure(decoder: str, sides: list[ClipDataset], *, rounds: int, is_cold: bo
                     sums[side][k] += value
         for side in range(2):
             totals[side].append((sums[side][0], sums[side][1]))
-    for k, clock in enumerate(("on the wall", "at work")):
+    for k, clock in enumerate(("of wall time", "of processor time")):
         of_files, of_tar = ([len(sides[0]) / each[k] for each in t[1:]] for t in totals)
         ratios = [one / other for one, other in zip(of_tar, of_files, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4)

@@ -80,7 +80,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--videos", type=int, default=1000)
     parser.add_argument("--latency-s", type=float, default=0.2)
-    parser.add_argument("--failures", type=float, default=0.05, help="share of requests")
+    parser.add_argument("--failures", type=float, default=0.05, help="share of requests that fail")
     parser.add_argument("--workers", type=int, default=2)
     asked = parser.parse_args()
     torch.set_num_threads(1)

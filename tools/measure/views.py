@@ -40,7 +40,9 @@ def view_by_view(reader: ViewReader, request: Request, out: torch.Tensor, *, who
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--source", metavar="FOLDER", help="videos to make it of (default: toys)")
+    parser.add_argument(
+        "--source", metavar="FOLDER", help="folder of source videos (default: toy videos)"
+    )
     parser.add_argument("--decoder", choices=values_of(Decoder), default="decord")
     for name, default in (("--videos", 6), ("--rounds", 5), ("--crop-size", 224)):
         parser.add_argument(name, type=int, default=default)

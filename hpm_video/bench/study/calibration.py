@@ -39,7 +39,7 @@ def calibrate(study: Study, say: Callable[[str], None]) -> None:
             try:
                 entries = {**known, **_measure(study, data_set, missing, say)}
             except UnreadableDataError as error:
-                say(f"sets.{data_set} has no step to measure: {printable(str(error))}")
+                say(f"sets.{data_set}: cannot measure a step: {printable(str(error))}")
                 continue
             file = calibration_file(study, data_set)
             write_atomically(file, [json.dumps(entries, indent=1) + "\n"])
@@ -114,7 +114,7 @@ def _measure(
                 raise ValueError(f"variants.{name}: {error}") from error
             except (RuntimeError, MemoryError, ArithmeticError) as error:
                 reason = printable(str(error)).strip() or type(error).__name__
-                say(f"variants.{name} cannot do a step of {data_set}: {reason}")
+                say(f"variants.{name}: cannot measure a step on sets.{data_set}: {reason}")
                 continue
             functions[name] = step
         if study.base not in functions:
@@ -152,7 +152,7 @@ def read_calibration(study: Study, data_set: str) -> dict[str, dict[str, float]]
             entry["seconds_per_step"] / entry["base_seconds_per_step"]
     except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError) as error:
         raise ValueError(
-            f"{file} is damaged: must say what steps of variants take; where it is removed, they "
-            "are measured anew, to which cells at equal time that are finished may not fit"
+            f"{file} is damaged: must have the step times of variants; if you remove it, they are "
+            "measured again, and finished cells at equal time may no longer match them"
         ) from error
     return entries

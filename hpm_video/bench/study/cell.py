@@ -44,7 +44,7 @@ def read_row(cell: Cell) -> Row | None:
     except ValueError:
         row = {}
     if not isinstance(row, dict) or not _is_row_of(cell, row):
-        rule = f"must be the row of {cell.name}; where it is removed, the cell is done again"
+        rule = f"must be the row of {cell.name}; if you remove it, the cell runs again"
         raise ValueError(f"{file} is damaged: {rule}")
     return row
 

@@ -20,7 +20,7 @@ from hpm_video.config import (
 from hpm_video.config.recipe import FOLDER
 from hpm_video.config.settings import find_config, load_config, variant_settings, words_of
 from hpm_video.data.lists.places import list_exists
-from hpm_video.models.build import SIZES, heads_of
+from hpm_video.models.sizes import SIZES, heads_of
 
 # Lists of videos of a data set; the last two are optional
 _LISTS = ("pretrain", "train", "val", "hard_train", "hard_val")
@@ -76,13 +76,13 @@ class Study:
         self.config, self.folder = _resolved(config, home), Path(os.path.abspath(folder))
         for group in ("sets", "variants"):
             if not getattr(config, group):
-                raise ValueError(f"{group} ({{}}) must name at least one")
+                raise ValueError(f"{group} ({{}}) must have at least one entry")
         self.base = next(iter(config.variants))
         base = config.variants[self.base]
         has_start = base.pretrain or config.init is not None
         if not has_start or base.settings or base.finetune or base.comparisons:
-            rule = "must be pre-trained (or the study have an init) and without settings of its own"
-            raise ValueError(f"variants ({self.base}) {rule}: the first is the base of comparison")
+            rule = "must be pre-trained (or the study needs init) and have no settings of its own"
+            raise ValueError(f"variants ({self.base}) {rule}: the first variant is the baseline")
         self.lists = {name: self._lists(name) for name in config.sets}
 
     def cells(self, rates: Mapping[tuple[str, str], int] | None = None) -> list[Cell]:
@@ -133,7 +133,7 @@ class Study:
         if config.data.labels.are_several:
             raise ValueError(
                 f"finetune of variants.{variant}: data.labels must be left out: studies compare "
-                "top-1, which videos of several labels do not have"
+                "top-1 accuracy, which needs one label per video"
             )
         return config
 

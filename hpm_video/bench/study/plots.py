@@ -39,11 +39,11 @@ def _panels(comparison: Comparison, *, paired: bool = False) -> Figure | None:
     to the base.
     """
     variants, base = comparison.variants, comparison.base
-    dots, mean, shown = comparison.values, comparison.estimate, "one grey dot for each seed, mean"
+    dots, mean, shown = comparison.values, comparison.estimate, "one grey dot per seed, mean"
     if paired:
         variants = [variant for variant in variants if variant != base]
         dots, mean = comparison.differences, comparison.difference
-        shown = f"difference to {base}, paired by seed"
+        shown = f"difference from {base}, paired by seed"
     kinds = [comparison.measured(measures, variants) for measures in (ACCURACIES, MINING)]
     kinds = [measures for measures in kinds if measures]
     if not kinds:

@@ -36,7 +36,7 @@ from hpm_video.runtime.lock import FolderInUse, lock_folder, unlock_folder
 Say = Callable[[str], None]
 
 _WAIT_S = 5.0
-_EMPTIED = "where it is emptied, it is written anew"
+_EMPTIED = "empty it, and the next start writes it again"
 # Settings of the whole study that must not change, as its tables would mix the results
 _OF_ALL_CELLS = ("probes", "probe_every", "mining_videos", "clock")
 # Files in the folder of a start that has not written study.yaml yet
@@ -71,7 +71,7 @@ def run_study(study: Study, *, part: tuple[int, int] = (1, 1), say: Say) -> Outc
             with _holding(cell.folder) as is_ours:
                 if is_ours:
                     remove_checkpoints(cell)
-    say(f"{len(cells)} cells, {len(todo)} of them to be done here")
+    say(f"{len(cells)} cells, {len(todo)} of them to run here")
     failed: list[str] = []
     is_worth_it = True
     while todo and is_worth_it:
@@ -118,7 +118,7 @@ def check_study(study: Study) -> None:
         same[f"sets.{name}.toy"] = now["sets"][name]["toy"], before["sets"][name]["toy"]
     for name, (value, used) in same.items():
         if used != value:
-            rule = f"must stay {used}, with which cells in --output-dir were done"
+            rule = f"must stay {used}, which cells in --output-dir were run with"
             raise ValueError(f"{name} ({value}) {rule}: choose another folder")
 
 
@@ -152,9 +152,9 @@ def plan_study(study: Study, *, say: Say) -> None:
         cell_s = cell.epochs * steps_per_epoch(len(videos), per_step) * a_step
         total_s += cell_s
         if cell.seed == 0:
-            costs = f"{1000 * a_step:.0f} ms a step, {cell_s / 60:.1f} min of pre-training"
+            costs = f"{1000 * a_step:.0f} ms per step, {cell_s / 60:.1f} min of pre-training"
             say(f"{cell.name.removesuffix('/seed0')}: {cell.epochs} epochs, {costs}")
-    total = f"{total_s / 3600:.1f} h of pre-training; fine-tuning and probes beside"
+    total = f"{total_s / 3600:.1f} h of pre-training, plus fine-tuning and probes"
     say(f"{len(cells)} cells, {total}")
 
 
@@ -177,7 +177,9 @@ def _claim(folder: Path) -> None:
     make_folder(folder, name="--output-dir")
     others = [path for path in folder.iterdir() if not _LEFTOVERS.fullmatch(path.name)]
     if others and not (folder / "study.yaml").is_file():
-        raise ValueError(f"--output-dir ({folder}) holds other files: must be empty or a study")
+        raise ValueError(
+            f"--output-dir ({folder}) holds other files: must be empty or the folder of a study"
+        )
 
 
 def _begin(study: Study, say: Say) -> None:
@@ -192,7 +194,7 @@ def _begin(study: Study, say: Say) -> None:
                 _prepare(study, say)
                 break
         if not attempt:
-            say("another process prepares the study: waiting for it")
+            say("waiting for another process, which is preparing the study")
         time.sleep(_WAIT_S)
     check_study(study)  # again, for cells at equal time, whose epochs are known now
 
@@ -209,7 +211,7 @@ def _prepare(study: Study, say: Say) -> None:
             continue
         folder = study.folder / "data" / name
         if not folder.is_dir():
-            say(f"makes toy videos of {name}: {toy.unlabelled} + {toy.held_out}")
+            say(f"making toy videos of {name}: {toy.unlabelled} + {toy.held_out}")
         for part, number, seed in (("train", toy.unlabelled, 0), ("held_out", toy.held_out, 1)):
             frames = toy.num_frames
             try:

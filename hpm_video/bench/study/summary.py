@@ -15,9 +15,9 @@ from hpm_video.runtime.files import write_atomically, write_csv
 
 # Sections of a comparison in summary.md
 _SECTIONS = {
-    "What was learnt": ACCURACIES,
-    "What is known of hardness": MINING,
-    "What it took": COSTS,
+    "Accuracy": ACCURACIES,
+    "Prediction of hardness": MINING,
+    "Cost": COSTS,
 }
 
 
@@ -70,17 +70,18 @@ def _document(
     """The lines of summary.md."""
     yield from ("# Ablation", "")
     yield (
-        "Mean ± sample standard deviation over seeds. Differences are to the base, paired by "
-        "seed, with a 95 % interval of Student's t; bold where it excludes 0 and there are more "
-        "than two pairs. With many rows some do so by chance. Speeds are those of the machines on "
-        "which cells ran, beside whatever else ran there; calibrated seconds compare."
+        "Values are means ± sample standard deviation over seeds. Differences are from the "
+        "baseline, paired by seed, with a 95 % confidence interval (Student's t). A difference is "
+        "bold if its interval excludes 0 and there are at least three pairs; among many rows, a "
+        "few do so by chance. Speeds depend on the machines that ran the cells, and on their load. "
+        "Calibrated seconds do not, so compare these."
     )
     if missing:
-        yield from ("", f"{len(missing)} cells are not done yet, e.g. {missing[0]}.")
+        yield from ("", f"{len(missing)} cells are not finished yet, for example {missing[0]}.")
     for comparison in found:
         yield from ("", f"## {comparison.data_set}, equal {comparison.kind}")
         if not comparison.rows:
-            yield from ("", "Nothing is done yet.")
+            yield from ("", "No cell is finished yet.")
         for title in _SECTIONS:
             yield from _section(comparison, title)
         for picture in pictures:
@@ -101,9 +102,9 @@ def _section(comparison: Comparison, title: str) -> Iterator[str]:
         values = [_value(comparison.estimate(name, one.key), one.digits) for one in measures]
         yield _line(name, str(seeds), *values)
     others = [name for name in variants if name != comparison.base]
-    if title == "What it took" or not others or comparison.base not in variants:
+    if title == "Cost" or not others or comparison.base not in variants:
         return
-    heading = f"Difference to `{comparison.base}`:"
+    heading = f"Difference from `{comparison.base}`:"
     yield from ("", heading, "", _line("variant", "pairs", *columns), rule)
     for name in others:
         differences = [comparison.difference(name, one.key) for one in measures]

@@ -46,7 +46,7 @@ class ClassNames:
     def alike(self, name: str) -> str:
         """A hint for messages on an unknown name: the class that differs only in case or blanks."""
         found = next((other for other in self.names if _loosely(other) == _loosely(name)), None)
-        return "" if found is None else f" (only case or blanks differ from '{shown(found)}')"
+        return "" if found is None else f" (differs from '{shown(found)}' only in case or spaces)"
 
 
 def read_classes(file: str | Path) -> ClassNames:
@@ -55,17 +55,17 @@ def read_classes(file: str | Path) -> ClassNames:
     Raises FileNotFoundError if it does not exist, or ValueError if it is empty or repeats a name.
     """
     if not Path(file).is_file():
-        raise FileNotFoundError(f"{file} does not exist (expected a class name a line)")
+        raise FileNotFoundError(f"{file} does not exist (expected one class name per line)")
     with open_text(file) as lines:
         text = lines.read(_LONGEST + 1)
     if len(text) > _LONGEST:
         raise ValueError(f"{file}: must have at most {_LONGEST} characters")
     names = tuple(line.strip() for line in text.split("\n") if line.strip())
     if not names:
-        raise ValueError(f"{file}: must have a class name on each line: is empty")
+        raise ValueError(f"{file}: must have one class name per line, but is empty")
     for name, count in Counter(names).items():
         if count > 1:
-            raise ValueError(f"{file}: the class '{shown(name)}' is there more than once")
+            raise ValueError(f"{file}: class '{shown(name)}' occurs more than once")
     return ClassNames(names, str(file))
 
 
@@ -77,8 +77,8 @@ def write_classes(file: Path, names: Sequence[str]) -> None:
     for name in names:
         if not name or name != name.strip() or {"\n", "\r"} & set(name):
             raise ValueError(
-                f"class name ('{shown(name)}') must be one line without outer spaces: rename the "
-                "class or its folder"
+                f"class name ('{shown(name)}') must be one line, not empty, without outer spaces: "
+                "rename the class or its folder"
             )
     if file.exists():
         check_same_classes(read_classes(file), ClassNames(tuple(names), "this data set"))
@@ -94,12 +94,12 @@ def check_same_classes(one: ClassNames, other: ClassNames) -> None:
     shared = min(map(len, names))
     label = next((i for i in range(shared) if names[0][i] != names[1][i]), shared)
     first, second = (
-        f"'{shown(names[label])}'" if label < len(names) else "not there"
+        f"'{shown(names[label])}'" if label < len(names) else "missing"
         for names in (one.names, other.names)
     )
     raise ValueError(
-        f"{one.source} differs from {other.source}: must have the same classes in the same order, "
-        f"but label {label} is {first}, there {second}"
+        f"{one.source} and {other.source} must have the same classes in the same order, but label "
+        f"{label} is {first} in the first and {second} in the second"
     )
 
 
@@ -182,11 +182,12 @@ class Labels:
         notes = []
         if text := next((text for text in self.vocabulary if as_text(text) != text), None):
             notes.append(
-                f"{self.vocabulary[text][1]}: label ({shown(text)}) is not UTF-8, taken for "
-                f"'{shown(same_name(text))}': `iconv -f WINDOWS-1252 -t UTF-8` converts a list"
+                f"{self.vocabulary[text][1]}: label ({shown(text)}) is not UTF-8 and is read "
+                f"as '{shown(same_name(text))}'; convert the list with "
+                "`iconv -f WINDOWS-1252 -t UTF-8`"
             )
         notes += (
-            f"{where}: label ({text}) is taken for a class: leave it empty for no label"
+            f"{where}: label ({text}) is read as a class name; leave it empty for no label"
             for text, (_, where) in self.vocabulary.items()
             if text.lower() in _NOTHING and self._known is None
         )
@@ -206,8 +207,8 @@ class Labels:
                 faults.add(
                     "order",
                     self._where[folder, label],
-                    f"label ({label}) must be {right} as the folder '{shown(folder)}' is that "
-                    f"class ({known.source}): wrong order of classes?",
+                    f"label ({label}) must be {right}: the video is in the folder of that class, "
+                    f"'{shown(folder)}' ({known.source}); are the classes in another order?",
                 )
 
 
@@ -229,10 +230,10 @@ def _label_values(
         faults.add(
             "several",
             given[text][1],
-            f"label ({shown(text)}) must be one label: for several per video set labels.separator "
-            "to what stands between them (data.labels.separator, probe.labels.separator; `data "
-            "list` has --separator, visualize takes --no-labels); a class of that name must be in "
-            "classes.txt",
+            f"label ({shown(text)}) must be one label; if videos have several, set "
+            "labels.separator to the text between them (data.labels.separator or "
+            "probe.labels.separator; for `data list`, --separator; for visualize, --no-labels); "
+            "if it is the name of one class, list it in classes.txt",
         )
         del given[text]
     for text in [text for text in given if is_no_label(text)]:
@@ -244,8 +245,8 @@ def _label_values(
         faults.add(
             "kinds",
             given[integers[0]][1],
-            f"label ({integers[0]}) is a number and '{shown(name)}' ({given[name][1]}) a name: "
-            "labels must be all of one kind",
+            f"label ({integers[0]}) is a number, but '{shown(name)}' ({given[name][1]}) is a "
+            "name: labels must be all numbers or all names",
         )
     elif len(integers) == len(given):
         if known is not None and beside is not None:
@@ -257,7 +258,7 @@ def _label_values(
                 faults.add("below", where, rule)
             if known is not None and value >= len(known.names):
                 rule = f"must be below the number of classes ({len(known.names)}, {known.source})"
-                from_1 = "" if "0" in given else ": labels count from 0, and none is 0"
+                from_1 = "" if "0" in given else ": labels count from 0, but no label is 0"
                 faults.add("above", where, f"label ({text}) {rule}{from_1}")
             values[code] = min(value, np.iinfo(np.int64).max - 1)
         return values, known.names if known is not None else None
@@ -266,8 +267,8 @@ def _label_values(
         faults.add(
             "names",
             where,
-            f"label ({shown(text)}) must be a number: the classes that it is compared with have no "
-            "names (classes.txt beside a list, a name a line, gives them)",
+            f"label ({shown(text)}) must be a number: the classes it is compared with have no "
+            "names; to name them, put classes.txt beside their list, with one name per line",
         )
     if known is None:
         spelled: dict[str, str] = {}  # the first spelling of each class

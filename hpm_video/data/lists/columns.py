@@ -95,8 +95,8 @@ class Columns:
         """
         if not self._splits:
             raise ValueError(
-                f"--split ({split}) must be used with lists that have a column split: {self._file} "
-                f"has {', '.join(map(shown, (*self._used, *self._unused)))}"
+                f"--split ({split}) needs a list with a column split: {self._file} has the "
+                f"columns {', '.join(map(shown, (*self._used, *self._unused)))}"
             )
         plain = split.strip().lower()
         usual = next((words for words in SPLITS.values() if plain in words), ())
@@ -104,7 +104,7 @@ class Columns:
             if found := {value for value in self._values if value.lower() == word}:
                 return found
         raise ValueError(
-            f"--split ({split}) must be one of {self._file}'s column {self._splits[0]}: "
+            f"--split ({split}) must be a value of column {self._splits[0]} in {self._file}: "
             f"{self._counted()}"
         )
 
@@ -123,31 +123,31 @@ class Columns:
                 "parts",
                 where,
                 f"{given}: parts of videos must be in columns start_s,end_s or "
-                f"start_frame,end_frame: `hpm-video data list --manifest {file} --seconds {names} "
-                f"-o {output}` (or --frames) makes such a list; remove these columns if each file "
-                "is one part already",
+                f"start_frame,end_frame; make such a list with `hpm-video data list --manifest "
+                f"{file} --seconds {names} -o {output}` (or --frames), or remove these columns if "
+                "each file is already one part",
             )
         if not chosen and self._splits and self._are_splits():
             name, known = self._splits[0], [v for v in self._values if v]
             usual = next((v for v in known if v.lower() in SPLITS["train"]), known[0])
             file = shlex.quote(str(self._file))
             output = shlex.quote(str(self._file.with_name(f"{self._file.stem}_{usual}.csv")))
-            root = self._root
-            is_own = root == os.path.abspath(self._file.parent)
+            is_own = self._root == os.path.abspath(self._file.parent)
+            root = "" if is_own else f"--root {shlex.quote(self._root)} "
             faults.add(
                 "splits",
                 str(self._file),
-                f"column {name} must have one value, has {self._counted()}: choose by `hpm-video "
-                f"data list --manifest {file} {'' if is_own else f'--root {shlex.quote(root)} '}"
-                f"--split {shlex.quote(usual)} -o {output}`",
+                f"column {name} must have one value, but has {self._counted()}; choose one with "
+                f"`hpm-video data list --manifest {file} {root}--split {shlex.quote(usual)} "
+                f"-o {output}`",
             )
         if self._has_labels and labels:
             names = ", ".join(map(shown, self._labels))
             faults.add(
                 "labels",
                 str(self._file),
-                f"a video must have one label, and {names} hold several: remove all but one, or "
-                "join them in the column label and set labels.separator",
+                f"a video must have one label, but {names} hold several; remove all but one, or "
+                "join them in one column label and set labels.separator",
             )
 
     def unused(self) -> str | None:
@@ -155,7 +155,7 @@ class Columns:
         if not self._unused:
             return None
         names = first_few(self._unused, 10)
-        return f"{self._file}: columns that are not used: {names} (used: {', '.join(self._used)})"
+        return f"{self._file}: unused columns: {names} (used: {', '.join(self._used)})"
 
     def _are_splits(self) -> bool:
         """Whether there is more than one split; a column named "set" is judged by its values."""

@@ -11,6 +11,7 @@ hash (ascending), 64 more bits to resolve collisions, and start and end of its t
 import hashlib
 import mmap
 import os
+import shlex
 import struct
 from array import array
 from collections.abc import Iterable, Iterator
@@ -75,7 +76,9 @@ def check_is_index(path: Path) -> None:
     try:
         with open_regular(path) as file:
             if not file.read(_HEADER.size).startswith(_MAGIC):
-                raise ValueError(f"{path} must be an index or no file at all: is another file")
+                raise ValueError(
+                    f"{path} must not exist or be the index of a list: move this file away"
+                )
     except FileNotFoundError:
         pass
     except OSError as error:
@@ -159,6 +162,7 @@ def _hashes(name: str) -> tuple[int, int]:
 
 
 def _unusable(path: Path, why: str) -> ValueError:
+    checked = shlex.quote(str(path.with_suffix("")))
     return ValueError(
-        f"{path} {why}: it is not used; hpm-video data check of the list writes it anew"
+        f"{path} {why} and is not used; write a new one with `hpm-video data check {checked}`"
     )

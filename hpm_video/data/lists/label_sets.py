@@ -57,9 +57,11 @@ class LabelSets:
         counts = self.counts
         notes = []
         if without := int((counts == 0).sum()):
-            notes.append(f"{without} videos have no label: they count as of no class")
+            notes.append(f"{without} videos have no label and count as negatives of every class")
         if counts.max(initial=0) == 1 and self.separator is None:
-            notes.append("no video has more than one label: data.labels.columns is for several")
+            notes.append(
+                "no video has more than one label; data.labels.columns is for several per video"
+            )
         return notes
 
 
@@ -76,8 +78,8 @@ class LabelCells:
         for name in () if known is None else known.names:
             if config.separator is not None and config.separator in name:
                 raise ValueError(
-                    f"labels.separator ({config.separator!r}) must stand in no class name: "
-                    f"'{shown(name)}' ({known.source if known else ''}) has it"
+                    f"labels.separator ({config.separator!r}) must not occur in class names, "
+                    f"but '{shown(name)}' ({known.source if known else ''}) contains it"
                 )
         self._config, self._noted, self._faults = config, noted, faults
         self._codes, self._ends = array("q"), array("q")
@@ -97,7 +99,7 @@ class LabelCells:
             self._columns = called | self._columns
             if not found:
                 raise ValueError(
-                    f"labels.columns ({asked}) must name columns of {file} for classes: it has "
+                    f"labels.columns ({asked}) must name columns of classes in {file}, which has "
                     f"{first_few(usable, 8) or 'none'}"
                 )
         if "label" in row:

@@ -48,8 +48,8 @@ _LOOKED_FOR = 20  # videos of a list, to see whether its root is right
 _MOST_FOLDERS = 100  # of each folder in which the right root is looked for
 _MOST_OF_A_FRAME = 2**22  # bytes, even for uncompressed video
 _UNLABELLED = (
-    "must have labels: has none in a column label, nor in columns of 0 and 1 that labels.columns "
-    "names; "
+    "must have labels, but has none; fill a column label, or name columns of 0 and 1 in "
+    "labels.columns; "
 )
 _MOST_NAMED = 3  # videos that are left out, in a message
 MAX_LABEL_GAP = 10  # consecutive unused labels that are accepted without class names
@@ -198,9 +198,9 @@ class Manifest:
         for before, after in itertools.pairwise(used):
             if after - before - 1 > MAX_LABEL_GAP:
                 raise ValueError(
-                    f"{self.largest_label_where}: label ({used[-1]}) must leave out at most "
-                    f"{MAX_LABEL_GAP} labels in a row, as no classes.txt beside the list names the "
-                    f"classes: {before + 1} to {after - 1} do not occur"
+                    f"{self.largest_label_where}: label ({used[-1]}) must follow at most "
+                    f"{MAX_LABEL_GAP} unused labels in a row, but {before + 1} to {after - 1} do "
+                    "not occur; correct it, or name all classes in classes.txt beside the list"
                 )
         return int(used[-1]) + 1
 
@@ -372,7 +372,7 @@ def _read_files(
     index_tars((tar for tar in sorted(tars) if is_url(tar) or os.path.isfile(tar)), faults)
     if other_status:
         number, said = other_status.total(), _counted(other_status)
-        notes.append(f"{number} videos are left out by their status: {said}")
+        notes.append(f"{number} videos are left out because of their status: {said}")
 
     values, class_names = noted.values(beside, numbers_only=numbers_only, faults=faults)
     sets = None if cells is None else cells.sets(values)
@@ -409,9 +409,10 @@ def _way_to_use(file: Path, other_status: Mapping[str, int]) -> str:
 def _check_is_no_part(path: str, where: str, faults: Faults) -> None:
     """Record a fault if a path in a list is the name of a part."""
     try:
-        is_part, rule = split_part(path)[1] is not None, "names a part: write path,start_s,end_s"
+        is_part = split_part(path)[1] is not None
+        rule = "names a part; write it in the columns path,start_s,end_s"
     except ValueError as error:
-        is_part, rule = True, f"must be another: {error}"
+        is_part, rule = True, f"cannot be used: {error}"
     if is_part:
         faults.add("named part", where, f"path ({shown(path)}) {rule}")
 
@@ -435,7 +436,7 @@ def _damage_notes(num_damaged: int, num_left_out: int, most: float) -> list[str]
     if num_damaged:
         notes.append(f"{num_damaged} videos have damaged frames (status damaged) and are used")
     if num_left_out:
-        rule = f"a larger share of their frames is damaged than data.max_damage ({most:g}) allows"
+        rule = f"their share of damaged frames is above data.max_damage ({most:g})"
         notes.append(f"{num_left_out} videos are left out: {rule}")
     return notes
 
@@ -472,10 +473,10 @@ def check_counts(
         faults.add(
             "counts",
             str(file),
-            f"num_frames ({claim}) of {shown(name)} must be about {count}, as the file has, and is "
-            f"too small for {len(wrong)} of the {len(there)} videos that were opened: if it is a "
-            "label, write `path label` with one label, or with several in one cell and "
-            "labels.separator, else leave the column out",
+            f"num_frames ({claim}) of {shown(name)} must be about {count}, as in the file, and is "
+            f"too small for {len(wrong)} of the {len(there)} videos opened; if it is a label, "
+            "write `path label` (several labels go into one cell; set labels.separator), else "
+            "remove the column",
         )
 
 
@@ -510,8 +511,8 @@ def require_labels(manifest: Manifest, *, name: str, lists: Sequence[str]) -> in
     sets = manifest.label_sets
     if sets is not None and sets.separator is not None and sets.counts.max() < 2:
         raise ValueError(
-            f"labels.separator ({sets.separator!r}) must stand in a label of {name} "
-            f"({', '.join(lists)}): no video has several labels; leave it out where each has one"
+            f"labels.separator ({sets.separator!r}) must occur in a label of {name} "
+            f"({', '.join(lists)}), but no video has several labels; unset it if each has one"
         )
     return num_classes
 
@@ -520,20 +521,20 @@ def label_notes(manifest: Manifest) -> list[str]:
     """Lines about labels that are probably mistakes, such as one class only."""
     names = manifest.classes
     notes = [
-        f"classes '{shown(one)}' and '{shown(other)}' differ only by case or blanks: give them one "
-        "spelling if they are the same"
+        f"classes '{shown(one)}' and '{shown(other)}' differ only in case or spaces; give them one "
+        "spelling if they are the same class"
         for one, other in similar_classes(names or ())[:3]
     ]
     if several := _with_several_labels(manifest):
         notes.append(
-            f"{len(several)} videos have rows with different labels: keep one row of each, or join "
-            f"the labels in one (labels.separator): {first_few(several, 3)}"
+            f"{len(several)} videos have several rows with different labels; keep one row per "
+            f"video, or join the labels in one cell (labels.separator): {first_few(several, 3)}"
         )
     used = manifest.used_labels
     if len(used) == 1:
-        notes.append(f"all videos have one label ({used[0]}): there is nothing to tell apart")
+        notes.append(f"all videos have the same label ({used[0]}): there is nothing to classify")
     elif names is None and len(used) and used[0] == 1:
-        notes.append("labels begin at 1: class 0, from which they count, has no video")
+        notes.append("labels start at 1, but count from 0: class 0 has no video")
     without = np.setdiff1d(np.arange(len(names or ())), used)
     if len(without) and len(used):
         few = first_few([names[label] for label in without.tolist()[:4]] if names else [], 3)
@@ -634,11 +635,11 @@ def check_labels(
     wrong = np.flatnonzero((labels < 0) | (labels >= num_classes))
     for index in wrong[:1].tolist():
         if labels[index] < 0:
-            label, advice = "none", "give it one, or leave its row out"
+            label, advice = "none", "give it a label, or remove its row"
         else:
             label, advice = (
                 str(labels[index]),
-                "labels count from 0" + ", and none is 0" * (0 not in labels),
+                "labels count from 0" + ", but no label is 0" * (0 not in labels),
             )
         more = f" (and {len(wrong) - 1} more rows)" if len(wrong) > 1 else ""
         raise ValueError(
@@ -652,8 +653,8 @@ def check_fits_model(manifest: Manifest, num_classes: int) -> None:
     check_labels(manifest, num_classes)
     if manifest.classes is not None and len(manifest.classes) != num_classes:
         raise ValueError(
-            f"class names ({len(manifest.classes)}, of the list of {manifest.path(0)}) must be "
-            f"{num_classes}, one for each class of the model"
+            f"number of class names ({len(manifest.classes)}, for the list of {manifest.path(0)}) "
+            f"must be {num_classes}, the number of classes of the model"
         )
 
 
@@ -671,7 +672,9 @@ def write_manifest(
     seen = dict.fromkeys(key for row in rows for key, value in row.items() if value is not None)
     for row in rows:
         if not (name := str(row["path"])).strip() or "\0" in name:
-            raise ValueError(f"{path}: path ({shown(name)}) must be that of a file")
+            raise ValueError(
+                f"{path}: path ({shown(name)}) must be a file name: not empty, without NUL"
+            )
     known = [c for c in COLUMNS if c in seen]
     columns = list(dict.fromkeys([*columns, *known, *seen]))
     write_csv(Path(path), columns, ([row.get(c) for c in columns] for row in rows))

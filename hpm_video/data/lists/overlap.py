@@ -40,11 +40,13 @@ class Overlap:
         return self.num_named + self.num_linked + self.num_copied
 
     def __str__(self) -> str:
-        """For messages: "3 of 40 videos (1 by a link, 2 copies)"."""
-        kinds = [f"{self.num_linked} by a link"] * bool(self.num_linked)
-        kinds += [f"{self.num_copied} copies"] * bool(self.num_copied)
+        """For messages: "3 of 40 videos (1 linked, 2 copied)"."""
+        kinds = [f"{self.num_linked} linked"] * bool(self.num_linked)
+        kinds += [f"{self.num_copied} copied"] * bool(self.num_copied)
         if self.num_looked_at < self.num_files:
-            kinds.append(f"only {self.num_looked_at} of {self.num_files} files compared in time")
+            kinds.append(
+                f"only {self.num_looked_at} of {self.num_files} files compared in the time limit"
+            )
         how = f" ({', '.join(kinds)})" if kinds else ""
         return f"{self.num_shared} of {self.num_videos} videos{how}"
 

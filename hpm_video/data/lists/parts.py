@@ -19,7 +19,7 @@ def part_columns(header: Iterable[str], where: str, faults: Faults) -> tuple[str
     named = set(header)
     pairs = [pair for pair in (SECOND_COLUMNS, FRAME_COLUMNS) if named >= set(pair)]
     if len(pairs) > 1:
-        rule = "must have start_s,end_s or start_frame,end_frame: has both kinds of columns"
+        rule = "must have the columns start_s,end_s or start_frame,end_frame, not both pairs"
         faults.add("part columns", where, rule)
     return pairs[0] if len(pairs) == 1 else ()
 

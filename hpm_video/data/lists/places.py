@@ -62,6 +62,6 @@ def expanded(pattern: str) -> Iterator[str]:
     elif "," in match[1]:
         texts = match[1].split(",")
     else:
-        raise ValueError(f"{pattern} must have ranges or commas in braces, as {{0000..0123}}")
+        raise ValueError(f"{pattern} must have ranges or commas in braces, as in {{0000..0123}}")
     for text in texts:
         yield from expanded(f"{pattern[: match.start()]}{text}{pattern[match.end() :]}")

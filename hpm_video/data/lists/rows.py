@@ -90,14 +90,14 @@ def read_rows(
             start, first = next(content, (1, ""))
             if "\0" in first:
                 raise ValueError(
-                    f"{path}:{start}: must be UTF-8 text (`iconv -f UTF-16LE -t UTF-8` converts "
-                    "what Windows calls Unicode)"
+                    f"{path}:{start}: must be UTF-8 text; convert what Windows calls Unicode with "
+                    "`iconv -f UTF-16LE -t UTF-8`"
                 )
             if _JSON.match(first):
                 rule = "must be CSV with the header path,label, or lines `path label`"
-                raise ValueError(f"{path}:{start}: {rule}: is JSON")
+                raise ValueError(f"{path}:{start}: {rule}, but is JSON")
             if first.startswith("hpm-video index"):
-                raise ValueError(f"{path} must be a list of videos: is the index of one")
+                raise ValueError(f"{path} must be a list of videos, but is the index of one")
             delimiter, header = _detect(f"{path}:{start}", first.strip(" \r\n"))
             if header is not None:
                 below = _split_lines(path, start + 1, lines, delimiter, noted)
@@ -112,7 +112,9 @@ def read_rows(
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} begins like UTF-16 text, but is not: {error.reason}") from error
+        raise ValueError(
+            f"{path} begins like UTF-16 text, but cannot be decoded: {error.reason}"
+        ) from error
     if faults is None:
         noted.check()
 
@@ -134,7 +136,7 @@ def read_videos(
         if not (name := row["path"]).strip():
             noted.add("empty", where, "the path is empty")
         elif "\0" in name:
-            noted.add("text", where, f"path ({shown(name)}) must be text")
+            noted.add("text", where, f"path ({shown(name)}) must not contain NUL characters")
         else:
             is_empty = False
             yield where, row
@@ -165,7 +167,7 @@ def _bounded(path: Path, file: TextIO) -> Iterator[str]:
         line = file.readline(_LONGEST_LINE + 1)
         if len(line) > _LONGEST_LINE:
             raise ValueError(
-                f"{path}:{number}: must have at most {_LONGEST_LINE} characters a line"
+                f"{path}:{number}: a line must have at most {_LONGEST_LINE} characters"
             )
         if not line:
             return
@@ -210,10 +212,10 @@ def _detect(where: str, first: str) -> tuple[str, list[str] | None]:
         if "path" in header and (len(header) > 1 or delimiter == ","):
             for column, count in Counter(filter(None, header)).items():
                 if count > 1:
-                    raise ValueError(f"{where}: column {shown(column)} must be there once")
+                    raise ValueError(f"{where}: column {shown(column)} must occur only once")
             return delimiter, header
         if "label" in header and len(header) > 1:
-            kinetics = "; of Kinetics' lists, `hpm-video data list --kinetics DIR` makes one"
+            kinetics = "; convert Kinetics' lists with `hpm-video data list --kinetics DIR`"
             raise ValueError(
                 f"{where}: the header ({shown(first)}) must have a column path"
                 f"{kinetics if 'youtube_id' in header else ''}"
@@ -289,17 +291,18 @@ def _no_row(line: str, folder: Path) -> str:
     first, *rest = line.split()
     if os.path.isdir(os.path.join(folder, first)):
         return (
-            f"row ({shown(line)}) names a folder: must be `folder num_frames label`, or in a CSV "
-            "with the header path,label"
+            f"row ({shown(line)}) names a folder; write `folder num_frames label`, or a CSV with "
+            "the header path,label"
         )
     if _is_listed(first) and len(rest) > 2 and all(map(str.isdecimal, rest)):
         return (
-            f"row ({shown(line)}) must have one label, or several with no blank between them and "
-            "labels.separator; parts of videos need a CSV with the header path,label,start_s,end_s"
+            f"row ({shown(line)}) must have one label; write several without spaces between them "
+            "and set labels.separator; parts of videos need a CSV with the header "
+            "path,label,start_s,end_s"
         )
     return (
-        f"row ({shown(line)}) must be a video, perhaps its number of frames, perhaps its label, "
-        "between spaces, commas or tabs; videos that do not end in .mp4, .webm, .avi or the like, "
+        f"row ({shown(line)}) must be `path`, `path label` or `path num_frames label`, separated "
+        "by spaces, commas or tabs; paths that do not end in .mp4, .webm, .avi or the like, "
         "and labels with spaces, need a CSV with the header path,label"
     )
 
@@ -316,7 +319,9 @@ def _rows_below_header(
             if again == header:  # of another list, appended by cat
                 continue
             if "path" in again and _COLUMN_NAMES.issuperset(again):
-                rule = "must have the columns of the first: give joined lists one by one"
+                rule = (
+                    "must have the same columns as the first header; pass joined lists separately"
+                )
                 faults.add("header", f"{path}:{number}", f"header ({shown(str(fields))}) {rule}")
                 continue
         if len(fields) != width and (any(fields[width:]) or len(fields) < width):

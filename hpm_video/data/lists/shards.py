@@ -40,7 +40,7 @@ def find_shards(path: str | Path) -> list[str]:
     if os.path.exists(path):
         return [path]
     if path != without_query(path):
-        raise ValueError(f"{path} must name tars without a query (what follows ?)")
+        raise ValueError(f"{path} must name tars without a query (the text after ?)")
     tars = list(itertools.islice(expanded(path), _MOST + 1))
     if len(tars) > _MOST:
         raise ValueError(f"{path} must name at most {_MOST:,} tars")
@@ -70,7 +70,7 @@ def read_shards(
     tars, root = find_shards(path), list_root(path, None)
     if is_url(path):
         if label != CLASS:
-            raise ValueError(f"label ({label}) must be {CLASS} for tars of URLs ({path})")
+            raise ValueError(f"label ({label}) must be {CLASS} for tars at URLs ({path})")
         missing = _fetch_indices(tars, faults)
         _check_none_missing(str(path), tars, missing)
     else:
@@ -79,7 +79,9 @@ def read_shards(
     for tar in tars:
         if (index := _index_of(tar)) is None:
             if not faults.has("shards"):  # a fault explains the missing index
-                raise ValueError(f"{tar} has changed, or its index was deleted: run again")
+                raise ValueError(
+                    f"{tar} has changed, or its index was deleted; run the command again"
+                )
             continue
         if label == CLASS:
             labels = index.labels()

@@ -395,7 +395,7 @@ def why_given_up(error: ItemTimeout | WorkerDied) -> str:
     if isinstance(error, ItemTimeout):
         reason = f"reading took longer than data.decode_timeout_s ({error.timeout_s:g})"
     elif error.exitcode == -signal.SIGKILL:
-        reason = "its reader was killed (SIGKILL), perhaps for want of memory"
+        reason = "its reader was killed (SIGKILL), probably out of memory"
     elif error.exitcode is not None and error.exitcode < 0:
         reason = f"its reader crashed ({signal.Signals(-error.exitcode).name})"
     else:

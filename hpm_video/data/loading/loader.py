@@ -239,9 +239,9 @@ def clip_batches(
     except UnreadableDataError as error:
         if any(reason != NO_SUCH_FILE for _, reason in error.bad):
             raise
-        root = "null, which means the list's own folder" if data.root is None else data.root
+        root = "null: the folder of the list" if data.root is None else data.root
         raise UnreadableDataError(
-            f"{error}; not one file was there: is data.root ({root}) right?", error.bad
+            f"{error}; no file was found: check data.root ({root})", error.bad
         ) from None
 
 

@@ -119,15 +119,15 @@ def check_manifest(
     check_settings(num_workers=num_workers, timeout_s=timeout_s)
     if is_url(manifest) and is_shards(manifest):
         raise ValueError(
-            f"list ({manifest}) must be a file for data check: hpm-video data list --manifest "
-            f"{shlex.quote(str(manifest))} -o FILE.csv makes one"
+            f"list ({manifest}) must be a file for data check; make one with `hpm-video data list "
+            f"--manifest {shlex.quote(str(manifest))} -o FILE.csv`"
         )
     check_is_local(manifest, job="data check")
     inspect, manifest = Inspect(quick), Path(manifest)
     if manifest.exists() and not (manifest.is_file() or manifest.is_dir()):
         raise ValueError(
-            f"{manifest} must be a file, which is read again at the end: hpm-video data list "
-            f"--manifest {manifest} -o FILE makes one"
+            f"{manifest} must be a file, as it is read again at the end; make one with "
+            f"`hpm-video data list --manifest {manifest} -o FILE`"
         )
     identity = file_identity(str(manifest))
     start = list_root(manifest, root)
@@ -153,12 +153,16 @@ def check_manifest(
     faults.check()
     output = Path(output) if output is not None else manifest
     if is_shards(output):
-        raise ValueError(f"output ({output}) must be a list, as tars stay as they are: -o FILE.csv")
+        raise ValueError(
+            f"output ({output}) must be a list, as tars are not changed; use -o FILE.csv"
+        )
     if not output.parent.is_dir() or output.is_dir():
         raise ValueError(f"output ({output}) must be a file in a folder that exists")
     is_over = output.exists() and output.samefile(manifest)
     if output.exists() and not (is_over or (output.is_file() and _is_ours(output))):
-        raise ValueError(f"output ({output}) must be a new file or a manifest: is another")
+        raise ValueError(
+            f"output ({output}) must be a new file or a list of videos, not another file"
+        )
     check_is_index(index_beside(output))
     columns |= dict.fromkeys(_FOUND) if due else {}
     header = list(dict.fromkeys([*first, *(c for c in COLUMNS if c in columns), *columns]))
@@ -180,7 +184,7 @@ def check_manifest(
                 progress.step(bad=verdict.status == BAD)
         if file_identity(str(manifest)) != identity:
             raise ValueError(
-                f"{manifest} was changed while it was checked: run again, which goes on from here"
+                f"{manifest} changed during the check; run the command again to continue from here"
             )
         original = keep_original(manifest) if is_over and not _is_ours(manifest) else None
         with new_frame_index(index_beside(output)) as index:

@@ -26,6 +26,10 @@ _MAX_NAMED = 2000  # videos per status on a page; the list has all of them
 _MAX_SHOWN = 20  # videos per status on the terminal
 _MAX_HEADLINE = 5  # videos per status in the first sentence of the page
 _BAR = 40  # characters
+_LIMIT = (
+    "A quick check decodes only the start, the end and a few places in between, so damage "
+    "elsewhere goes unnoticed. For a full check, run:"
+)
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,12 @@ class Report:
     labels: Mapping[str, int]  # displayed label -> count, in the order of classes
     num_bytes: int  # all together
     num_frames: int  # all together
+    full_check: str = ""  # of a quick check: command(s) that decode everything
+
+    @property
+    def is_quick(self) -> bool:
+        """Whether only some places of each video were decoded."""
+        return bool(self.full_check)
 
 
 class _Naming:
@@ -78,8 +88,13 @@ class _Naming:
         return Named(self._num_videos, tuple(self._first), kinds, self._examples)
 
 
-def make_report(rows: Iterable[Mapping[str, str]], *, classes: Sequence[str] = ()) -> Report:
-    """Collect the statistics of checked rows; `classes` are names of integer labels."""
+def make_report(
+    rows: Iterable[Mapping[str, str]], *, classes: Sequence[str] = (), full_check: str = ""
+) -> Report:
+    """Collect the statistics of checked rows; `classes` are names of integer labels.
+
+    ``full_check``: after a quick check, the command(s) of a full one.
+    """
     naming = {word: _Naming() for word in (BAD, DAMAGED, OK)}
     statuses: Counter[str] = Counter()
     labels: Counter[str] = Counter()
@@ -121,6 +136,7 @@ def make_report(rows: Iterable[Mapping[str, str]], *, classes: Sequence[str] = (
         labels={_label_name(k, classes): labels[k] for k in sorted(labels, key=_label_order)},
         num_bytes=num_bytes,
         num_frames=num_frames,
+        full_check=full_check,
     )
 
 
@@ -142,6 +158,8 @@ def report_text(report: Report, *, page: str, figures: bool = True) -> str:
     only problems.
     """
     lines = [_headline(report)]
+    if report.is_quick:
+        lines += [_LIMIT, f"  {printable(report.full_check)}"]
     for title, section in _sections(report):
         lines.append(f"{title.lower()}:")
         is_named = section is not report.unusual
@@ -159,9 +177,11 @@ def report_text(report: Report, *, page: str, figures: bool = True) -> str:
     if not (report.sizes and figures):
         return "\n".join(lines)
     if len(report.durations_s):
+        lines.append(_duration_line(report))
+    if len(report.durations_s) and report.durations_s.min() < report.durations_s.max():
         counts, edges = _histogram(report.durations_s)
         names = [f"{a:.4g} - {b:.4g} s" for a, b in pairwise(edges)]
-        lines += [_duration_line(report), *_bars(zip(names, counts, strict=True))]
+        lines += _bars(zip(names, counts, strict=True))
     lines += ["frame size:", *_bars(_size_counts(report).items())]
     if named := {name: count for name, count in report.labels.items() if name}:
         lines += [
@@ -176,15 +196,14 @@ def report_text(report: Report, *, page: str, figures: bool = True) -> str:
 def report_page(report: Report, *, title: str) -> str:
     """The statistics as one self-contained HTML page."""
     named = [(name, count) for name, count in report.labels.items() if name]
-    plots = []
-    if len(report.durations_s):
-        plots.append(histogram(report.durations_s, title="Durations", unit="seconds"))
-    if report.sizes:
-        sides = np.repeat([float(min(size)) for size in report.sizes], list(report.sizes.values()))
-        plots.append(histogram(sides, title="Short sides", unit="pixels"))
-    if named:
-        counts = np.array([float(count) for _, count in named])
-        plots.append(histogram(counts, title="Sizes of classes", unit="videos"))
+    sides = np.repeat([float(min(size)) for size in report.sizes], list(report.sizes.values()))
+    counts = np.array([float(count) for _, count in named])
+    spreads = [
+        (report.durations_s, "Durations", "seconds"),
+        (sides, "Short sides", "pixels"),
+        (counts, "Sizes of classes", "videos"),
+    ]
+    known = [(v, title, unit) for v, title, unit in spreads if len(v)]
     level, verdict = _verdict(report)
     return page(
         __package__,
@@ -193,9 +212,12 @@ def report_page(report: Report, *, title: str) -> str:
         title_path=title,
         level=level,
         verdict=verdict,
+        limit=_LIMIT,
+        full_check=report.full_check,
         tiles=_tiles(report),
         lines=[f"Left out: {n:,} with status {word!r}." for word, n in report.left_out.items()],
-        plotted=plots,
+        plotted=[histogram(v, title=t, unit=u) for v, t, u in known if v.min() < v.max()],
+        same=[f"{t}: all {v[0]:.4g} {u}." for v, t, u in known if v.min() == v.max()],
         sections=[
             {
                 "title": title,
@@ -215,6 +237,8 @@ def report_page(report: Report, *, title: str) -> str:
 def _verdict(report: Report) -> tuple[str, str]:
     """The most important facts: is the list fit for training, and which files are not?"""
     if not report.bad.num_videos and not report.damaged.num_videos:
+        if report.is_quick:
+            return "good", f"All {report.num_ok:,} videos decode where they were sampled."
         return "good", f"All {report.num_ok:,} videos decode completely."
     words = []
     for named, what in (
@@ -234,7 +258,11 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
     """The numbers at the top of the page."""
     tiles = [
         ("videos", f"{report.num_videos:,}", "in the list"),
-        ("ok", f"{report.num_ok:,}", "decode completely"),
+        (
+            "ok",
+            f"{report.num_ok:,}",
+            "no damage where sampled" if report.is_quick else "decode completely",
+        ),
         ("damaged", f"{report.damaged.num_videos:,}", "decode in part"),
         ("bad", f"{report.bad.num_videos:,}", "left out of training"),
     ]
@@ -260,7 +288,7 @@ def _sections(report: Report) -> list[tuple[str, Named]]:
     sections = [
         ("Bad, and left out of training", report.bad),
         ("Damaged, and used unless data.max_damage says otherwise", report.damaged),
-        ("Ok, and unusual", report.unusual),
+        ("Ok, but unusual", report.unusual),
     ]
     return [(title, named) for title, named in sections if named.num_videos]
 
@@ -275,8 +303,9 @@ def _advice(named: Named) -> list[tuple[str, str]]:
 
 
 def _headline(report: Report) -> str:
+    start = "quick check of " * report.is_quick
     return (
-        f"{report.num_videos:,} videos: {report.num_ok:,} ok, {report.damaged.num_videos:,} "
+        f"{start}{report.num_videos:,} videos: {report.num_ok:,} ok, {report.damaged.num_videos:,} "
         f"damaged, {report.bad.num_videos:,} bad; "
         f"readable (ok or damaged): {report.num_frames:,} frames, {', '.join(_totals(report))}"
     )
@@ -284,6 +313,8 @@ def _headline(report: Report) -> str:
 
 def _duration_line(report: Report) -> str:
     low, middle, high = np.quantile(report.durations_s, [0, 0.5, 1])
+    if low == high:
+        return f"duration: all {low:.4g} s"
     return f"duration: {low:.4g} to {high:.4g} s, median {middle:.4g} s:"
 
 

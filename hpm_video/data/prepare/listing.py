@@ -136,11 +136,11 @@ def list_official(
         else:
             wanted = os.path.join(video.folder, video.names[0])
             missing.append({"path": wanted, "label": label, **of_part, "status": "missing"})
-    last = f"the last in {again[-1].where}: ignored" if again else ""
-    notes = [f"{len(again)} videos are named again, {last}"] if again else []
+    last = f"the last in {again[-1].where}" if again else ""
+    notes = [f"{len(again)} repeated videos are ignored, {last}"] if again else []
     notes += listing.notes
     names = known.names if listing.classes else ()
-    source = f"named in {listing.files[-1]}"
+    source = f"listed in {listing.files[-1]}"
     return _write_list(output, rows, missing, classes=names, source=source, notes=notes)
 
 
@@ -168,20 +168,25 @@ def list_folder(
     folders = {part[0] for part in parts if len(part) > 1 and labels}
     if not parts:
         tar = next(filter(is_shards, sorted(os.listdir(folder))), None)
-        hint = f"; of its tars, --manifest {shlex.quote(os.path.join(folder, tar))}" if tar else ""
-        said = f"has none{_of_images(tree)}{hint}"
-        raise ValueError(f"{folder} must hold videos in a folder per class: {said}")
-    if folders and len(folders) <= 3 and {name.lower() for name in folders} <= _SPLITS:
+        hint = (
+            f"; list its tars with --manifest {shlex.quote(os.path.join(folder, tar))}"
+            if tar
+            else ""
+        )
+        said = f"but has none{_of_images(tree)}{hint}"
+        raise ValueError(f"{folder} must hold videos in a folder per class, {said}")
+    splits = sorted(name for name in folders if name.lower() in _SPLITS)
+    if splits and (len(splits) == len(folders) <= 3 or len(splits) > 1):
         raise ValueError(
-            f"{folder} must hold a folder per class: has those of splits "
-            f"({', '.join(sorted(folders))}): list each of them"
+            f"{folder} must hold a folder per class, but has folders of splits "
+            f"({', '.join(splits)}); list each of them"
         )
     loose = next((part[0] for part in parts if len(part) == 1), None)
     if folders and loose is not None:
         raise ValueError(
-            f"{folder} must hold videos in class folders, or no class folders: "
-            f"{shown(loose)} lies beside {shown(min(folders))}; --no-labels takes all, without "
-            "labels"
+            f"{folder} must have all videos in class folders, or no class folders, but "
+            f"{shown(loose)} lies beside {shown(min(folders))}; --no-labels lists all videos "
+            "without labels"
         )
     known = _known_classes(classes, Path(folder), Path(output).parent) if labels else None
     if known is None:
@@ -202,22 +207,24 @@ def list_folder(
         for path, part in zip(paths, parts, strict=True)
     ]
     rows, missing = rows[: len(tree.videos)], rows[len(tree.videos) :]
-    notes = []
+    notes = [] if known.source != "the folders" else list(_nested(parts))
     if folders and (without := tree.folders_without_videos):
-        notes.append(f"{len(without)} folders have no video: {first_few(without, 5)}")
+        one = "1 folder has" if len(without) == 1 else f"{len(without)} folders have"
+        notes.append(f"{one} no video: {first_few(without, 5)}")
     blanks = sorted(name for name in folders if name != name.strip())
     if both := [name for name in blanks if name.strip() in folders]:
         notes.append(
             f"folders that differ only in outer blanks are one class: {first_few(both, 3)}"
         )
-    if len(splits := sorted(name for name in folders if name.lower() in _SPLITS)) > 1:
-        notes.append(f"taken for classes, as other folders lie beside them: {', '.join(splits)}")
     if skipped := tree.num_others + len(tree.texts):
-        notes.append(f"{skipped} other files were left out{_of_images(tree)}")
+        some = [os.path.relpath(path, folder) for path in (*tree.some_others, *tree.texts)]
+        some += ["..."] * (skipped > len(some))
+        one = "1 other file was" if skipped == 1 else f"{skipped} other files were"
+        notes.append(f"{one} left out: {first_few(some, 3)}{_of_images(tree)}")
     if tree.no_frames:
         place, why = tree.no_frames[0]
-        of = f"{len(tree.no_frames)} folders of images are not taken for videos"
-        notes.append(f"{of}: the first is {shown(place)}: {why}")
+        of = f"{len(tree.no_frames)} folders of images are not listed as videos"
+        notes.append(f"{of}, the first is {shown(place)}: {why}")
     if tree.num_folders:
         other = "`--images stills` lists each of their images as a video instead"
         notes.append(f"{tree.num_folders} of the videos are folders of frames: {other}")
@@ -227,6 +234,21 @@ def list_folder(
     return _write_list(
         output, rows, missing, classes=names, source=source, notes=notes, say_of_labels=True
     )
+
+
+def _nested(parts: Sequence[Sequence[str]]) -> Iterator[str]:
+    """A line to show where folders may hold the classes, as in subject1/wave and subject2/wave."""
+    inside: dict[str, set[str]] = {}
+    for top, *below in parts:
+        if len(below) > 1:
+            inside.setdefault(below[0], set()).add(top)
+    if shared := sorted(name for name, tops in inside.items() if len(tops) > 1):
+        tops = sorted({part[0] for part in parts})
+        yield (
+            f"the classes are {first_few(tops, 5)}, and not the folders in them "
+            f"({first_few(shared, 5)}); if those are the classes, write a list with the columns "
+            "path and label"
+        )
 
 
 def list_own(
@@ -312,8 +334,8 @@ def list_own(
             faults.add(
                 "two labels",
                 where,
-                f"label ({said}) of {shown(path)}{part or ''} must be one, but is ({first}) in "
-                f"{other_where}",
+                f"label ({said}) of {shown(path)}{part or ''} must be the same in all rows, "
+                f"but is ({first}) in {other_where}",
             )
     values, names = labels.values(faults=faults)
     rows: list[Row] = []
@@ -328,7 +350,7 @@ def list_own(
         else:
             missing.append({**kept, "path": row["path"], "status": "missing"})
     again = len(lines) - len(listed)
-    notes += [f"{again} rows name a video again"] if again else []
+    notes += [f"{again} rows repeat a video"] if again else []
     notes += [unused] if (unused := columns.unused()) else []
     notes += labels.notes()
     source = f"in {file} below {start}"
@@ -339,12 +361,27 @@ def list_own(
 
 
 def splits_of_folder(folder: str | Path) -> dict[str, str]:
-    """The folders of a data set's splits, by names of `SPLITS`; empty if others exist."""
+    """The folders of a data set's splits, by names of `SPLITS`; empty if there are none.
+
+    Folders without videos may lie beside them. Raises ValueError for others.
+    """
     with os.scandir(folder) as entries:
-        names = [entry.name for entry in entries if entry.is_dir() and entry.name[0] != "."]
-    found = {split: name for name in sorted(names) for split in SPLITS if _is_named(name, split)}
-    is_all = len(found) == len(names) and "train" in found
-    return {split: os.path.join(folder, name) for split, name in found.items()} if is_all else {}
+        names = sorted(entry.name for entry in entries if entry.is_dir() and entry.name[0] != ".")
+    found = {split: name for name in names for split in SPLITS if _is_named(name, split)}
+    places = {split: os.path.join(folder, name) for split, name in found.items()}
+    others = [os.path.join(folder, name) for name in names if name not in found.values()]
+    if "train" not in found:
+        return {}
+    if mixed := next((place for place in others if VideoTree(place).videos), None):
+        if len(found) == 1:
+            return {}  # a class of trains
+        judged = places.get("test") or places["val"]
+        raise ValueError(
+            f"{folder} must hold only the folders of its splits, but {shown(mixed)} also has "
+            f"videos: move it, or hpm-video start {shlex.quote(places['train'])} --val "
+            f"{shlex.quote(judged)}"
+        )
+    return places
 
 
 def splits_of_list(file: str | Path, *, root: str | Path | None = None) -> list[str]:
@@ -372,9 +409,11 @@ def _with_part(row: dict[str, str], renamed: Mapping[str, str], file: Path) -> d
     for old, new in renamed.items():
         if old not in given:
             rest = ", ".join(map(shown, given))
-            raise ValueError(f"column ({shown(old)}) must be one of those of {file}: {rest}")
+            raise ValueError(f"column ({shown(old)}) must be one of the columns of {file}: {rest}")
         if new in row and new != old:
-            raise ValueError(f"{file}: column {new} must not be there beside {shown(old)}")
+            raise ValueError(
+                f"{file}: column {new} must not exist beside {shown(old)}; remove one of them"
+            )
         text = row[old].strip()
         if new in SECOND_COLUMNS and (time := seconds_of(text)) is not None:
             text = f"{time:.12g}"
@@ -387,8 +426,8 @@ def _of_images(tree: VideoTree) -> str:
     if tree.num_images <= len(tree.videos):  # probably thumbnails
         return ""
     return (
-        f", {tree.num_images} of them images: `--images stills` lists each as a still video"
-        + ", `--images frames` each folder of numbered ones as a video" * (not tree.is_sure)
+        f"; {tree.num_images} files are images: `--images stills` lists each as a still video"
+        + ", `--images frames` each folder of numbered images" * (not tree.is_sure)
     )
 
 
@@ -429,14 +468,16 @@ def _check_output(output: str | Path, inputs: Iterable[str]) -> None:
         if not path.exists():
             continue
         if any(os.path.samefile(path, file) for file in inputs if os.path.exists(file)):
-            raise ValueError(f"output ({path}) must be another file: it is read as a list")
+            raise ValueError(f"output ({path}) must be another file, as this one is read as a list")
         with open_regular(path) as file:
             head = file.readline(4096).decode("utf-8-sig", "replace")
         is_list = head.strip().split(",")[0] == "path"
         if is_list and path != output:  # it is deleted if nothing is missing
             is_list = all(row.get("status") == "missing" for _, row in read_rows(path))
         if not is_list:
-            raise ValueError(f"output ({path}) must be a new file or a manifest: is another")
+            raise ValueError(
+                f"output ({path}) must be a new file or a list of videos, not another file"
+            )
 
 
 def _write_list(
@@ -459,10 +500,10 @@ def _write_list(
     output = Path(output)
     if not rows:
         example = str(missing[0]["path"])
-        windows = " (a path of Windows: give the folder by --root, and paths below it)"
+        windows = " (a Windows path: give the folder with --root, and paths below it)"
         hint = windows if re.match(r"[A-Za-z]:[\\/]|\\\\", example) else way
         raise ValueError(
-            f"none of the {len(missing)} videos {source} is there, e.g. {shown(example)}{hint}"
+            f"none of the {len(missing)} videos {source} exists, e.g. {shown(example)}{hint}"
         )
     base = os.path.join(os.path.abspath(output.parent), "")
     # Paths below the manifest's folder become relative, so that both can be moved together
@@ -493,7 +534,7 @@ def _write_list(
         if say_of_labels:
             notes += label_notes(manifest)
         if output.exists() and _says_more(output, [*written, *absent]):
-            notes.append(f"the list that was there is kept as {keep_original(output)}")
+            notes.append(f"the previous list is kept as {keep_original(output)}")
     if not missing:
         missing_file.unlink(missing_ok=True)
     named = missing_file if missing else None

@@ -153,8 +153,8 @@ def read_ucf101(tree: VideoTree, split: str, fold: int) -> Listing:
     for where, (number, name) in _words(class_file, 2):
         if number != str(len(classes) + 1) or name in classes:
             raise ValueError(
-                f"{where}: ({shown(f'{number} {name}')}) must be number {len(classes) + 1} and "
-                "another class"
+                f"{where}: ({shown(f'{number} {name}')}) must be number {len(classes) + 1} and a "
+                "class that is not listed yet"
             )
         classes.append(name)
     file = _one(tree, rf"{split}list0?{fold}\.txt", f"{split}list{fold:02d}.txt")
@@ -186,7 +186,9 @@ def read_hmdb51(tree: VideoTree, split: str, fold: int) -> Listing:
         if match := form.fullmatch(os.path.basename(path)):
             other = found.setdefault(match[1], {}).setdefault(int(match[2]), path)
             if other != path:
-                raise ValueError(f"{other} and {path} are the same list: give the folder of one")
+                raise ValueError(
+                    f"{other} and {path} are the same list; give the folder of one of them"
+                )
     if not found:
         name = f"list of HMDB51 (<class>_test_split{fold}.txt)"
         raise FileNotFoundError(f"{tree.folder} has no {name} below it")
@@ -194,7 +196,8 @@ def read_hmdb51(tree: VideoTree, split: str, fold: int) -> Listing:
     for label, name in enumerate(sorted(found)):
         if fold not in found[name]:
             raise FileNotFoundError(
-                f"{tree.folder} has no {name}_test_split{fold}.txt below it, but other folds of it"
+                f"{tree.folder} has no {name}_test_split{fold}.txt below it, only other "
+                "folds of this class"
             )
         for where, (video, use) in _words(found[name][fold], 2):
             if use not in ("0", "1", "2"):
@@ -287,7 +290,7 @@ def read_charades(tree: VideoTree, split: str, fold: int) -> Listing:
             code, *times = action.split()
             number = int(code[1:]) if re.fullmatch(r"c\d+", code) else len(classes)
             if len(times) != 2 or number >= len(classes):
-                rule = f"must be a class of {class_file}, then start and end"
+                rule = f"must be a class of {class_file}, a start and an end"
                 raise ValueError(f"{where}: action ({shown(action)}) {rule}")
             parts.add((f"{row['id']}.mp4",), number, where, times, row["length"])
     return Listing(parts.videos, tuple(classes), (class_file, file), parts.notes())
@@ -319,7 +322,7 @@ def read_activitynet(tree: VideoTree, split: str, fold: int) -> Listing:
             if split == "test" and not video["annotations"]:
                 parts.videos.append(Video(names, "", -1, where))
     except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file}: database must be as ActivityNet has it: {error!r}") from error
+        raise ValueError(f"{file}: database must have ActivityNet's format: {error!r}") from error
     return Listing(parts.videos, tuple(labels), (file,), parts.notes())
 
 
@@ -356,7 +359,7 @@ class _Parts:
             return ()
         count, first = len(self._left_out), self._left_out[0]
         rule = "they end before they start, or start after their video ends"
-        return (f"{count} parts are left out, as {rule}: the first is {first}",)
+        return (f"{count} parts are left out, as {rule}; the first is {first}",)
 
 
 DATA_SETS = {
@@ -396,8 +399,8 @@ def _single(found: Sequence[str], name: str, tree: VideoTree) -> str:
         raise FileNotFoundError(f"{tree.folder} has no {name} below it")
     if len(found) > 1:
         raise ValueError(
-            f"{tree.folder} has several {name} below it ({', '.join(map(shown, found))}): "
-            "choose by --annotations FOLDER"
+            f"{tree.folder} has several {name} below it ({', '.join(map(shown, found))}); "
+            "choose one with --annotations FOLDER"
         )
     return found[0]
 

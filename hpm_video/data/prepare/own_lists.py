@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from hpm_video.data.lists.frame_index import FrameIndex, index_beside, write_frame_index
-from hpm_video.data.lists.manifest import write_manifest
+from hpm_video.data.lists.manifest import read_manifest, write_manifest
+from hpm_video.data.lists.overlap import find_shared
 from hpm_video.data.lists.places import is_shards, list_root
 from hpm_video.data.lists.rows import read_rows
 from hpm_video.data.prepare.listing import (
@@ -70,9 +71,10 @@ def list_own_videos(
     if val is not None:
         lists["val"] = listed(val, "val")
     names = set(filter(None, map(label_of, rows_of(lists["train"]))))
+    _check_judged(lists, notes, has_labels=len(names) > 1)
     if not labels or len(names) == 1:
         if labels:
-            notes.append("all videos are of one class, which leaves nothing to tell apart")
+            notes.append("all videos are of one class: there is nothing to classify")
         for file in lists.values() if names else ():
             write_manifest(file, [{**row, "label": None} for row in rows_of(file)])
         classes.unlink(missing_ok=True)
@@ -95,15 +97,16 @@ def hold_out_of(lists: dict[str, Path], share: float, *, start: str) -> list[str
     learnt, held = hold_out(rows, share, start=start)
     if not held:
         return [
-            "nothing is held out to judge on, as no class has enough videos: name some by --val"
+            "nothing is held out for evaluation, as no class has enough videos: choose some with "
+            "--val"
         ]
     index = FrameIndex(index_beside(train))
     write_part(output, held, index)
     write_part(train, learnt, index)
     lists["val"] = output
     return [
-        f"held out to judge on: {len(held)} videos, {share:.0%} of each class, picked by a hash of "
-        "their paths; name others by --val, so that clips of one recording are on one side"
+        f"held out for evaluation: {len(held)} videos, {share:.0%} of each class, chosen by a hash "
+        "of their paths; choose your own with --val, to keep clips of one recording together"
     ]
 
 
@@ -117,6 +120,29 @@ def write_part(output: Path, rows: Sequence[Row], index: FrameIndex) -> None:
 def start_of(source: str, root: str | None) -> str:
     """The folder where the relative paths of a folder or list of videos start."""
     return os.path.abspath(source) if os.path.isdir(source) else list_root(source, root)
+
+
+def _check_judged(lists: dict[str, Path], notes: list[str], *, has_labels: bool) -> None:
+    """Raise ValueError for lists to judge on that are those to learn from, or that lack labels;
+    note videos that both have."""
+    learnt = read_manifest(lists["train"], labels=False)
+    for part, file in lists.items():
+        if part == "train":
+            continue
+        rows = rows_of(file)
+        if has_labels and not any(map(label_of, rows)):
+            raise ValueError(
+                f"{part} videos must have labels, as those to learn from: put them into a folder "
+                "per class, or add --no-labels to pre-train only"
+            )
+        shared = find_shared(learnt, read_manifest(file, labels=False))
+        if shared.num_named + shared.num_linked == len(rows):
+            raise ValueError(
+                f"{part} videos must be other videos than those to learn from: {shared} are the "
+                "same; without --val a share of the videos is held out"
+            )
+        if shared.num_shared:
+            notes.append(f"{shared} of {file} are among those to learn from")
 
 
 def hold_out(rows: Sequence[Row], share: float, *, start: str) -> tuple[list[Row], list[Row]]:
@@ -170,7 +196,7 @@ def _refuse_tars(folder: str) -> None:
     tars = [name for name in sorted(os.listdir(folder)) if is_shards(name)]
     if tars and not VideoTree(folder).videos:
         raise ValueError(
-            f"{folder} must hold videos, and holds tars: name one, or a pattern of several such as "
-            f"train-{{0000..0123}}.tar: hpm-video start "
-            f"{shlex.quote(os.path.join(folder, tars[0]))}"
+            f"{folder} must hold videos, but holds tars; name one, or a pattern for several "
+            f"such as train-{{0000..0123}}.tar: `hpm-video start "
+            f"{shlex.quote(os.path.join(folder, tars[0]))}`"
         )

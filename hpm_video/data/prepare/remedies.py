@@ -9,37 +9,37 @@ from hpm_video.data.video.frames import NO_SUCH_FILE
 # Start of a reason -> what to do. SOURCE and TARGET are files; numbers in braces are filled with
 # the groups of the pattern.
 _REMEDIES = {
-    r"is cut off: an mp4": "copy or download it again: nothing can be found without the index",
-    r"is cut off": "copy or download it again, or use what is there",
+    r"is cut off: an mp4": "copy or download it again: an mp4 is unusable without its index",
+    r"is cut off": "copy or download it again, or use the part that is there",
     r"is not a video": "copy or download it again",
     r"is empty": "copy or download it again",
-    r"no such file": "copy or download it, or set --root to the folder where paths start",
+    r"no such file": "copy or download it, or set --root to the folder where relative paths start",
     r"permission denied": "make it readable: chmod a+r SOURCE",
-    r"has no video": "leave it out: there is nothing to see",
+    r"has no video": "remove it from the list: it has no frames",
     r"is encrypted": "decrypt it with its key (32 hexadecimal digits): "
     "ffmpeg -decryption_key KEY -i SOURCE -c copy TARGET",
-    r"none of its frames can be decoded": "copy or download it again, or from elsewhere",
+    r"none of its frames can be decoded": "copy or download it again, perhaps from another source",
     r"took longer than": "check it with a larger --decode-timeout-s",
-    r"(changed|disappeared) while": "check it again when it does not change any more",
-    r"decoding errors in|\d+ of \d+ frames lost": "copy or download it again; nothing "
-    "restores what is lost, and data.max_damage says whether training uses the rest",
-    r"has \d+ tracks of video": "choose one: ffmpeg -i SOURCE -map 0:v:0 -c copy TARGET "
+    r"(changed|disappeared) while": "check it again once it no longer changes",
+    r"decoding errors in|\d+ of \d+ frames lost": "copy or download it again: nothing "
+    "restores lost frames; data.max_damage sets how much damage training accepts",
+    r"has \d+ video tracks": "choose one: ffmpeg -i SOURCE -map 0:v:0 -c copy TARGET "
     "(0:v:1 for the second, ...)",
     r"is interlaced": "hpm-video data transcode --deinterlace, or "
     "ffmpeg -i SOURCE -vf bwdif=mode=send_frame -c:v libx264 -crf 18 TARGET.mp4",
-    r"grey with (\d+) bits, of which (\d+) are used": "for the bits that are used: "
+    r"is (\d+)-bit grey that uses (\d+) bits": "keep the bits that are used: "
     r"ffmpeg -i SOURCE -vf 'lut=y=val*pow(2\,{0}-{1}),format=gray' -c:v libx264 -crf 10 "
     "-pix_fmt yuv420p TARGET.mp4",
     r"slow to read": "hpm-video data transcode makes copies that are quick to read",
-    r"has pictures of several sizes": "hpm-video data transcode makes copies of one size",
+    r"has frames of several sizes": "hpm-video data transcode makes copies of one size",
 }
 
 
 # Mistakes in paths, and corrections
 _NO_PATHS = {
-    r"(.*/)?\w+:/": "write a path, not an address: /a/b.mp4 for file:///a/b.mp4",
-    r"(.*/)?~\w*/": "write your home folder out: ~ means it to the shell alone",
-    r"(.*/)?[A-Za-z]:\\": "write where this machine has it: C:\\a\\b.mp4 is a path of Windows",
+    r"(.*/)?\w+:/": "write a path instead of a URL: /a/b.mp4 for file:///a/b.mp4",
+    r"(.*/)?~\w*/": "write out your home folder: only the shell expands ~",
+    r"(.*/)?[A-Za-z]:\\": "write its path on this machine: C:\\a\\b.mp4 is a Windows path",
 }
 
 

@@ -83,13 +83,13 @@ def write_toy_videos(
     described = {**settings, "formats": list(formats), "classes": list(CLASSES)}
     if stored.exists() or manifest.exists():
         if other := _differences(stored, described):
-            raise ValueError(f"output_dir ({output_dir}) holds a set with other settings: {other}")
+            raise ValueError(f"output_dir ({output_dir}) holds other toy videos: {other}")
         if manifest.exists():
             return manifest
     elif output_dir.is_dir() and any(
         not path.name.startswith(".toy.json.") for path in output_dir.iterdir()
     ):
-        raise ValueError(f"output_dir ({output_dir}) holds other files: must be empty or new")
+        raise ValueError(f"output_dir ({output_dir}) must be new or empty, but holds other files")
     output_dir.mkdir(parents=True, exist_ok=True)
     # Written first, to identify an unfinished folder
     write_atomically(stored, [json.dumps(described) + "\n"])
@@ -210,7 +210,7 @@ def _differences(stored: Path, described: dict[str, Any]) -> str:
     try:
         found = read_json(stored)
     except (OSError, ValueError):
-        return "without a readable toy.json"
+        return "its toy.json cannot be read"
     return ", ".join(
         f"{name} ({found.get(name)}, not {value})"
         for name, value in described.items()

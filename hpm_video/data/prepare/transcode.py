@@ -220,14 +220,15 @@ def _rows_and_parts(manifest: Path, *, has_rate: bool, cut: bool) -> tuple[Rows,
         rows.append(row)
         parts.append(part_of(row, columns, where, faults))
         if has_rate and not cut and parts[-1] is not None and parts[-1].in_frames:
-            rule = "must come with --cut, as --fps gives frames other numbers; seconds stay"
+            rule = "must come with --cut, as --fps renumbers frames; or use start_s,end_s"
             faults.add("rate", where, f"start_frame ({row['start_frame']}) {rule}")
     if rows:
         meant.find_faults(faults, chosen=True, labels=False)
     faults.check()
     if cut and not any(parts):
         raise ValueError(
-            f"--cut must come with a list of parts: {manifest} has start_s,end_s of none"
+            f"--cut must come with a list of parts, but no row of {manifest} is a part (columns "
+            "start_s,end_s or start_frame,end_frame)"
         )
     return rows, parts if cut else [None] * len(rows)
 
@@ -239,7 +240,9 @@ def _cut_names(rows: Rows, parts: Sequence[Part | None], root: str) -> list[str]
         stem, ending = os.path.splitext(row["path"])
         names.append(name := f"{stem}{part.suffix}{ending}" if part else row["path"])
         if part and os.path.normpath(os.path.join(root, name)) in whole:
-            raise ValueError(f"path ({name}) is named as a part of {row['path']}: rename the file")
+            raise ValueError(
+                f"path ({name}) has the name of a part of {row['path']}; rename the file"
+            )
     return names
 
 
@@ -370,7 +373,9 @@ def _prepare(
     if new_manifest.resolve() == manifest.resolve() or any(
         os.path.realpath(work.target) in sources for work in works
     ):
-        raise ValueError(f"output_dir ({folder}) must be another folder than that of the videos")
+        raise ValueError(
+            f"output_dir ({folder}) must not be the folder of the videos; choose another"
+        )
     classes, stored = manifest.parent / "classes.txt", folder / _SETTINGS
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -384,10 +389,11 @@ def _prepare(
             if other := {k: v for k, v in described.items() if found[k] != v}:
                 texts = (f"{name} {found[name]}, not {value}" for name, value in other.items())
                 raise ValueError(
-                    f"output_dir ({folder}) holds videos of other settings: {', '.join(texts)}"
+                    f"output_dir ({folder}) holds videos with other settings ({', '.join(texts)}); "
+                    "choose another folder"
                 )
         elif any(not fnmatch(name, f".{_SETTINGS}.*.tmp") for name in names):
-            raise ValueError(f"output_dir ({folder}) holds other files: must be empty or new")
+            raise ValueError(f"output_dir ({folder}) must be new or empty, but holds other files")
         write_atomically(stored, [json.dumps(dict(described)) + "\n"])
         if classes.is_file():
             write_classes(folder / "classes.txt", read_classes(classes).names)
@@ -408,8 +414,8 @@ def _known(entry: Mapping[str, Any] | None, work: Work, timeout_s: float) -> Ver
         return verdict if is_there or verdict.status not in USED else None
     if is_there and entry.get("source") != work.source:
         raise ValueError(
-            f"{work.target} was made of {entry.get('source')}, not of {work.source}: "
-            "lists that name other videos alike must not share a folder"
+            f"{work.target} was made from {entry.get('source')}, not from {work.source}: "
+            "lists that give different videos the same name must not share a folder"
         )
     return None
 

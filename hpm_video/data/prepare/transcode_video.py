@@ -122,15 +122,17 @@ class Transcode:
             return Verdict(BAD, reason)
         verdict = inspect_video(part)
         if verdict.status != OK:
-            return Verdict(BAD, f"cannot be read once encoded: {verdict.reason}")
+            return Verdict(BAD, f"cannot be read after encoding: {verdict.reason}")
         if verdict.num_frames != encoded.num_written:
-            reason = f"of {encoded.num_written} frames encoded {verdict.num_frames} are read"
+            reason = f"{verdict.num_frames} of {encoded.num_written} encoded frames can be read"
             return Verdict(BAD, reason)
         if source.container == FRAMES and not source.fps:
-            verdict = replace(verdict, reason=f"no {FPS_FILE}: at {USUAL_FPS} frames per second")
+            verdict = replace(
+                verdict, reason=f"has no {FPS_FILE}: encoded at {USUAL_FPS} frames per second"
+            )
         if source.container not in (FRAMES, IMAGE) and (damage := damage_of(source)):
             num_damaged = source.num_damaged + source.num_lost - source.num_lost_first
-            reason = f"shows the damage of its source: {damage}"
+            reason = f"has the damage of its source: {damage}"
             return replace(verdict, status=DAMAGED, damaged=num_damaged, reason=reason)
         return verdict
 

@@ -20,6 +20,7 @@ from hpm_video.data.video.readers.frame_folder import (
 Images = Literal["frames", "stills"]
 # Endings of possible lists; frames of videos, which may be millions, are not remembered
 _TEXT_SUFFIXES = (".csv", ".json", ".txt")
+_MOST_SHOWN = 5
 
 
 class VideoTree:
@@ -39,6 +40,7 @@ class VideoTree:
         self.videos: list[str] = []  # paths, joined to the folder, sorted by name
         self.texts: list[str] = []  # the same for csv, json and txt files
         self.num_others = 0  # other files
+        self.some_others: list[str] = []  # the first of them
         self.num_folders = 0  # folders of frames among the videos
         self.num_images = 0  # other files that are images, but not frames
         self.no_frames: list[tuple[str, str]] = []  # folders of images that are not videos, and why
@@ -63,6 +65,7 @@ class VideoTree:
                     self.texts.append(path)
                 else:
                     self.num_others += 1
+                    self.some_others += [path][: _MOST_SHOWN - len(self.some_others)]
                     self.num_images += is_image_name(path)
         self._by_stem: dict[str, list[str]] = {}
         for path in self.videos:
@@ -119,7 +122,7 @@ def _why_no_frames(files: Sequence[tuple[str, bool]], *, sure: bool) -> str | No
     missing = num_missing(frames.numbers)
     if sure or len(frames) >= missing:
         return None
-    return f"{missing} of the numbers between its {len(frames)} images are missing"
+    return f"{missing} numbers between those of its {len(frames)} images are missing"
 
 
 def _folders_below(folder: str) -> Iterator[tuple[str, list[tuple[str, bool]]]]:

@@ -29,7 +29,8 @@ OK, DAMAGED, BAD = "ok", "damaged", "bad"
 USED = (OK, DAMAGED)  # used by training
 _QUICK_FRAMES = 8  # frames read at the head, at the tail and at each random place
 _QUICK_PLACES = 2
-_SEVERAL_SIZES = "has pictures of several sizes, all scaled to the first, {} x {}"
+_SEVERAL_SIZES = "has frames of several sizes, all scaled to the first, {} x {}"
+_GREY = "is {0}-bit grey that uses {1} bits: the upper 8 of {0} are read"
 _MOST_NAMED = 3  # broken frames of a folder named in a reason
 _LONG = 300  # frames, which take a while to decode for one clip
 _DEEP_GREY = re.compile(r"gray(\d+)([lb]e)")  # formats of more than 8 bits
@@ -71,9 +72,9 @@ class Verdict:
         for name, value in known.items():
             is_text = name in ("status", "reason") or (name == "table" and value is not None)
             if not isinstance(value, str if is_text else int | float | None):
-                raise ValueError(f"{name} ({value}) is not of its type")
+                raise ValueError(f"{name} ({value}) has the wrong type")
         if known.get("status") not in (OK, DAMAGED, BAD):
-            raise ValueError("status is none")
+            raise ValueError(f"status must be {OK}, {DAMAGED} or {BAD}")
         if table := known.get("table"):
             known["table"] = base64.b64decode(table)
         return cls(**known)
@@ -163,7 +164,7 @@ def _verdict_of_pictures(path: str, *, quick: bool) -> Verdict:
         "is a single picture": count == 1,
         gaps(reader.files.numbers): gaps(reader.files.numbers),
         _SEVERAL_SIZES.format(table.width, table.height): table.other_sizes,
-        f"grey with 16 bits, of which {used} are used: the upper 8 are read": used,
+        _GREY.format(16, used): used,
         f"{strays} other images in the folder are left out": strays,
     }
     return Verdict(
@@ -196,24 +197,26 @@ def _unusual(path: str, table: FrameTable, size: tuple[int, int]) -> list[str]:
     if table.num_lost_first:
         found.append(f"cut from a stream: its first {table.num_lost_first} frames do not decode")
     if table.num_tracks > 1:
-        found.append(f"has {table.num_tracks} tracks of video, of which that of {shown} is read")
+        found.append(f"has {table.num_tracks} video tracks, of which the one of {shown} is read")
     if table.num_frames == 1:
         found.append("is a single picture")
     if table.container.startswith("mov") and (more := headers.num_mp4s(path) - 1) > 0:
-        found.append(f"{more} more mp4 appended to it, of which nothing is read")
+        found.append(f"has {more} more mp4 appended to it, which readers ignore")
     if missing := headers.num_missing_bytes(path):
         found.append(f"is cut off: its last {missing:,} bytes are missing")
     if table.is_tilted:
-        found.append("is to be turned by an angle that is no quarter, which is not done")
+        found.append("has a rotation that is not a multiple of 90 degrees and is not applied")
     if table.other_sizes:
         found.append(_SEVERAL_SIZES.format(size[1], size[0]))
     if table.is_interlaced:
         found.append("is interlaced")
     if match := _DEEP_GREY.fullmatch(table.pix_fmt):
         used = _used_bits(path, "<u2" if match[2] == "le" else ">u2")
-        found.append(f"grey with {match[1]} bits, of which {used} are used: the upper 8 are read")
+        found.append(_GREY.format(match[1], used))
     if table.irregular and not table.has_starts and table.num_frames >= _LONG:
-        found.append(f"slow to read, from its start for each clip ({table.irregular})")
+        found.append(
+            f"slow to read: each clip is decoded from the file's start ({table.irregular})"
+        )
     return found
 
 

@@ -104,7 +104,7 @@ class Fetches(Generic[Item]):
         except WorkerDied as error:
             reason = str(error)
             if error.exitcode == STALLED:
-                reason = f"no MiB came within HPM_VIDEO_FETCH_TIMEOUT_S ({self._timeout_s:g})"
+                reason = f"no MiB arrived within HPM_VIDEO_FETCH_TIMEOUT_S ({self._timeout_s:g})"
             return self._came(found, "failed", reason, 0)
 
     def close(self) -> None:
@@ -149,7 +149,7 @@ class Fetches(Generic[Item]):
     ) -> list[Fetched[Item]]:
         _new_bytes[self._cache] += size
         if outcome == "done":
-            reason = "was deleted from the cache at once: HPM_VIDEO_CACHE_GB must be larger"
+            reason = "was deleted from the cache at once: raise HPM_VIDEO_CACHE_GB"
             return [Fetched(item, self._hold(found.job.place), reason) for item in found.items]
         if outcome == "failed" and found.attempt < _ATTEMPTS:
             url = found.job.url.removesuffix("/")
@@ -161,7 +161,7 @@ class Fetches(Generic[Item]):
         if outcome == "missing":
             reason = NO_SUCH_FILE
         elif outcome == "failed":
-            reason = f"{NOT_FETCHED}, {_ATTEMPTS} attempts: {reason}"
+            reason = f"{NOT_FETCHED} in {_ATTEMPTS} attempts: {reason}"
         return [Fetched(item, None, reason) for item in found.items]
 
     def _hold(self, place: str) -> Held | None:

@@ -63,7 +63,7 @@ class RemoteFile:
         self.system.get_file(self.path, to, callback=Watch())
         came = os.stat(to).st_size
         if self.size is not None and came != self.size:
-            raise OSError(f"{came} bytes came of {self.size}")
+            raise OSError(f"{came} of {self.size} bytes arrived")
         return came
 
     def read(self, start: int, end: int) -> bytes:
@@ -80,7 +80,7 @@ class RemoteFile:
         except ValueError as error:  # fsspec's error for a server without ranges
             raise NoRanges from error
         if len(data) != end - start:
-            raise OSError(f"{len(data)} bytes came of {end - start}")
+            raise OSError(f"{len(data)} of {end - start} bytes arrived")
         return data
 
     def beside(self, ending: str) -> "RemoteFile":

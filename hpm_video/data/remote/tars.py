@@ -172,7 +172,7 @@ def _whole(file: RemoteFile, tar: str, cache: Cache) -> tuple[Held, int]:
     try:
         check_size(file.size, cache)
     except Refused as error:
-        raise Refused(f"{tar} must be fetched whole from this server, and {error}") from error
+        raise Refused(f"{tar} must be fetched whole from this server, but {error}") from error
     place = cache.place(tar)
     with _turn(file, tar, cache):
         if (held := cache.hold(place)) is not None:

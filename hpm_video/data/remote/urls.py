@@ -58,13 +58,13 @@ def check_is_local(list_: str | Path, videos: Iterable[str] = (), *, job: str) -
     """Raise ValueError if a list or video is a URL, which ``job`` does not support."""
     if is_url(list_):
         raise ValueError(
-            f"list ({list_}) must be on this machine for {job}: copy it (aws s3 cp, curl -O); "
-            f"--root {folder_of(str(list_))} says where its videos are"
+            f"list ({list_}) must be on this machine for {job}; copy it (aws s3 cp, curl -O), and "
+            f"give the folder of its videos with --root {folder_of(str(list_))}"
         )
     for url in filter(is_url, videos):
         raise ValueError(
-            f"video ({url}) must be on this machine for {job}: copy all (aws s3 sync, wget), and "
-            "name their folder by --root"
+            f"video ({url}) must be on this machine for {job}; copy all videos (aws s3 sync, "
+            "wget), and give their folder with --root"
         )
 
 
@@ -81,8 +81,8 @@ def system_of(url: str) -> tuple[str, type]:
         return match[1], get_filesystem_class(match[1])
     except ImportError as error:
         raise ValueError(
-            f"{match[1]}:// must have its package for {url}: {error}; pip install "
-            "'hpm_video[remote]' has those for s3://, gs:// and https://"
+            f"{match[1]}:// needs a package for {url}: {error}; for s3://, gs:// and https:// run "
+            "`pip install 'hpm_video[remote]'`"
         ) from error
     except ValueError as error:
-        raise ValueError(f"{match[1]}:// must be one that fsspec knows for {url}") from error
+        raise ValueError(f"{match[1]}:// must be a protocol of fsspec for {url}") from error

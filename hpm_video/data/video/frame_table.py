@@ -25,11 +25,17 @@ from hpm_video.data.video.tar_index import is_same
 from hpm_video.runtime.reading import parse_json
 
 Numbers = npt.NDArray[np.int64]
-NEW_PARAMETERS = "parameters that change on the way"  # see `FrameTable.irregular`
+NEW_PARAMETERS = "codec parameters that change midway"  # see `FrameTable.irregular`
 _MOST_BYTES = 2**26  # limit for an unpacked table: 22 hours of keyframes only, or 78 with few
-NO_TIMES = "frames without times of their own"
-DECODING_TIMES = "frames with the times at which they are decoded"
-OTHER_ORDER = "frames in another order than that of their times"
+NO_TIMES = "frames without their own timestamps"
+DECODING_TIMES = "frames with decoding times instead of display times"
+OTHER_ORDER = "frames out of timestamp order"
+# What tables that exist already call them
+_FORMER = {
+    "frames without times of their own": NO_TIMES,
+    "frames with the times at which they are decoded": DECODING_TIMES,
+    "frames in another order than that of their times": OTHER_ORDER,
+}
 WITHOUT_TIMES = (NO_TIMES, DECODING_TIMES, OTHER_ORDER)  # display times are unknown
 FRAMES, IMAGE = "folder of frames", "image"  # containers of images instead of video files
 VERSION = 1  # tables of other versions are ignored
@@ -161,6 +167,8 @@ class FrameTable:
             values = parse_json(plain)
             if "orientation" in values:
                 values["orientation"] = Orientation(*values["orientation"])
+            if (former := values.get("irregular")) in _FORMER:
+                values["irregular"] = _FORMER[former]
             for name in ("time_base", "codecs"):
                 values[name] = tuple(values.get(name, ()))
             times, places, *of_starts = map(_unpacked, packed)

@@ -158,12 +158,14 @@ class Video:
         try:
             frames = self._reader.read(asked)
             if len(frames) != len(asked):
-                raise UnreadableError(f"{len(frames)} frames came of {len(asked)} asked for")
+                raise UnreadableError(
+                    f"{len(frames)} of {len(asked)} requested frames were decoded"
+                )
         except Exception as error:
             claimed = self.num_frames
             self._fall_back(error)
             if asked[-1] >= self.num_frames:
-                reason = f"holds {self.num_frames} frames and claims {claimed}"
+                reason = f"has {self.num_frames} frames but claims {claimed}"
                 raise VideoReadError(self.path, reason) from error
             with reading(self.path):
                 frames = self._reader.read(asked)
@@ -184,10 +186,12 @@ class Video:
         parts = [None if self._why and self._why in (unusual or "") else self._why, unusual]
         if self._lacks_vectors:
             parts.append(
-                f"{NO_VECTORS} ({self.table.codec}; hpm-video data transcode makes files with some)"
+                f"{NO_VECTORS} ({self.table.codec}; hpm-video data transcode makes files with them)"
             )
         if self.num_frames < self.table.num_frames / 2:
-            parts.append("far fewer frames in the list than in the file: are these its num_frames?")
+            parts.append(
+                "far fewer frames in the list than in the file: check the column num_frames"
+            )
         return "; ".join(filter(None, parts)) or None
 
     @property
@@ -202,11 +206,11 @@ class Video:
             reason = why_not(self._table, self.decoder)
             if self._table is not None and reason is None:
                 if not begins_as(self.path, self._table.container):
-                    reason = "files that do not begin as an mp4 or Matroska file does"
+                    reason = "a file that does not start like mp4 or Matroska"
                 else:
                     reader = _reader_class(self.decoder)(ffmpeg_name(self.path))
                     if reader.num_frames != self._table.num_frames:
-                        reason = f"files in which {self.decoder} counts other frames"
+                        reason = f"a file in which {self.decoder} counts other frames"
             if reason is not None:
                 self.decoder, reader = "pyav", None
         if reader is None:
@@ -258,7 +262,7 @@ def open_video(
         stale = known is not None and not known.fits_identity(size, mtime)
     except ValueError:  # the index is damaged
         known, stale = None, True
-    reason = "an index that is out of date or damaged (hpm-video data check renews it)"
+    reason = "an outdated or damaged index (hpm-video data check renews it)"
     video = Video(
         path,
         decoder,
@@ -332,7 +336,9 @@ def check_decoder(decoder: Decoder) -> None:
     decord is the default but lacks wheels for some machines; PyAV replaces it there.
     """
     if decoder != "decord" and (reason := missing(decoder)):
-        raise ValueError(f"data.decoder ({decoder}) must be one that works here: {reason}")
+        raise ValueError(
+            f"data.decoder ({decoder}) must be available: {reason}; set data.decoder=pyav instead"
+        )
 
 
 def why_not(table: FrameTable | None, decoder: Decoder) -> str | None:
@@ -343,29 +349,27 @@ def why_not(table: FrameTable | None, decoder: Decoder) -> str | None:
     if reason := missing(decoder):
         return reason
     if table is None or not table.is_decoded:
-        return "videos that are not in the index of their list (hpm-video data check writes it)"
+        return "no entry in the index of the list (hpm-video data check writes one)"
     refused = {
         table.irregular: table.irregular,
-        "long files, in which PyAV goes right to a clip": table.num_frames >= _LONG,
+        "a long file, in which PyAV seeks straight to a clip": table.num_frames >= _LONG,
         "neither mp4 nor Matroska": not table.container.startswith(_CONTAINERS),
-        "codecs that it is not tried with": not set(table.codecs) <= _CODECS,
+        f"a codec that is not tested with {decoder}": not set(table.codecs) <= _CODECS,
         "an index of an older version (hpm-video data check renews it)": not table.codecs,
         # Both count from a keyframe, which they find by its time
         "open groups of pictures": table.has_leading,
-        "keyframes that are not whole": table.has_false_starts,
-        "several tracks of video": table.num_tracks > 1,
-        "pictures turned by an angle that is no quarter": table.is_tilted,
+        "incomplete keyframes": table.has_false_starts,
+        "several video tracks": table.num_tracks > 1,
+        "a rotation that is not a multiple of 90 degrees": table.is_tilted,
         "mirrored pictures": table.orientation is not None and table.orientation.is_mirrored,
     }
     if decoder == "decord":
-        refused["frames that an edit list hides"] = table.has_hidden
-        refused["HEVC, which decord fails to read after going to a keyframe"] = (
-            table.codec == "hevc"
-        )
+        refused["frames hidden by an edit list"] = table.has_hidden
+        refused["HEVC, which decord fails to decode after a seek"] = table.codec == "hevc"
     else:
         from hpm_video.data.video.readers import torchcodec  # noqa: PLC0415
 
-        refused["turned pictures"] = not torchcodec.TURNS and table.orientation != UPRIGHT
+        refused["rotated pictures"] = not torchcodec.TURNS and table.orientation != UPRIGHT
         refused["AV1, on which torchcodec crashes once other code has imported decord"] = (
             "av1" in table.codec and torchcodec.would_crash_on_av1()
         )
@@ -375,24 +379,22 @@ def why_not(table: FrameTable | None, decoder: Decoder) -> str | None:
 def _bad_name(path: str) -> str | None:
     if has_plain_name(path):
         return None
-    return "a name that is not UTF-8, or holds one of %*?{"
+    return "a name that is not UTF-8 or contains one of %*?{"
 
 
 def _unusual(table: FrameTable) -> str | None:
     """What a user should know about how a file is read, or None."""
-    counted = f"frames that are counted from the start of the file, for {table.irregular}"
+    counted = f"frames counted from the start of the file ({table.irregular})"
     found = {
-        "files of which not all frames can be decoded": table.num_lost,
-        "files in which frames decode with errors": table.num_damaged,
-        "pictures of several sizes, scaled to that of the first": table.other_sizes,
+        "frames that cannot be decoded": table.num_lost,
+        "frames that decode with errors": table.num_damaged,
+        "frames of several sizes, all scaled to the first": table.other_sizes,
         counted: table.irregular and not table.has_starts,
-        "folders of frames between whose numbers some are missing": (
+        "a folder of frames with gaps in its numbers": (
             table.container == FRAMES and gaps(table.places)
         ),
-        "pictures that are to be turned by an angle that is no quarter, and are not": (
-            table.is_tilted
-        ),
-        "several tracks of video, of which the best is read": table.num_tracks > 1,
+        "a rotation that is not a multiple of 90 degrees and is not applied": table.is_tilted,
+        "several video tracks, of which the best is read": table.num_tracks > 1,
     }
     return next((words for words, holds in found.items() if holds), None)
 

@@ -34,7 +34,7 @@ class Part:
         if not 0 <= self.start < self.end < math.inf:
             raise ValueError(f"part ({self}) must have 0 <= start < end")
         if self.in_frames and (self.start % 1 or self.end % 1):
-            raise ValueError(f"part ({self}) must have whole numbers of frames")
+            raise ValueError(f"part ({self}) must have whole frame numbers")
 
     def __str__(self) -> str:
         """The suffix of the part's name after the file's."""
@@ -61,7 +61,7 @@ def split_part(path: str) -> tuple[str, Part | None]:
     if match is None:
         like = _LIKE.fullmatch(path) if "#" in path else None
         if like and os.path.lexists(like[1]) and not os.path.lexists(path):
-            raise ValueError(f"{path}: a part must be called #t=START,END or #frame=START,END")
+            raise ValueError(f"{path}: a part must end in #t=START,END or #frame=START,END")
         return path, None
     file, kind, start, end = match.groups()
     try:
@@ -70,7 +70,7 @@ def split_part(path: str) -> tuple[str, Part | None]:
         return path, None
     if os.path.lexists(path):
         if os.path.lexists(file):
-            raise ValueError(f"{path} is a file and a part of {file}: rename the file")
+            raise ValueError(f"{path} names a file and a part of {file}; rename the file")
         return path, None
     try:
         return file, Part(*bounds, in_frames=kind == "frame")

@@ -105,7 +105,7 @@ class _Section(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         base = {os.SEEK_SET: 0, os.SEEK_CUR: self._place, os.SEEK_END: self._size}[whence]
         if base + offset < 0:
-            raise OSError("a place before the start")
+            raise OSError("cannot seek to before the start")
         self._place = base + offset
         return self._place
 

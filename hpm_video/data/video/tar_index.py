@@ -155,8 +155,8 @@ def keep_index(tar: str, listing: Listing) -> None:
         except ValueError as error:
             refused = error
     raise ValueError(
-        f"{refused}, nor can {beside}: one must be; XDG_CACHE_HOME names another folder for the "
-        "first"
+        f"{refused}, nor can {beside}; make one of them writable, or set XDG_CACHE_HOME to another "
+        "folder for the first"
     ) from refused
 
 

@@ -122,12 +122,12 @@ class _Samples:
     def add(self, name: str, key: str, member: tarfile.TarInfo) -> None:
         """Add a file, which belongs to the current sample or starts a new one."""
         if key == self._key and name in self._files:
-            raise ValueError(f"must have each name once: {_shown(name)} is there again")
+            raise ValueError(f"must have each name once, but {_shown(name)} occurs again")
         if key != self._key:
             if key in self._keys:
                 raise ValueError(
-                    f"must have the files of a sample side by side: {_shown(name)} is apart from "
-                    "others of its name, or there again (`tar --sort=name` packs a folder so)"
+                    f"must have the files of a sample side by side, but {_shown(name)} is apart "
+                    "from the others, or occurs again; pack the folder with `tar --sort=name`"
                 )
             self._keys.add(key)
             self._key, self._files = key, set()
@@ -146,13 +146,13 @@ def _members(file: Source, num_bytes: int) -> Iterator[tarfile.TarInfo]:
     file.seek(0)
     for mark, command in _COMPRESSED.items():
         if head.startswith(mark):
-            raise ValueError(f"is compressed: must be a plain tar, which `{command}` makes of it")
+            raise ValueError(f"is compressed, but must be a plain tar; unpack it with `{command}`")
     try:
         tar = tarfile.TarFile(
             fileobj=cast("IO[bytes]", file), encoding="utf-8", errors="surrogateescape"
         )
     except tarfile.ReadError as error:
-        raise ValueError("is empty" if not num_bytes else "is no tar") from error
+        raise ValueError("is empty" if not num_bytes else "is not a tar") from error
     place = -1
     while True:
         try:
@@ -174,7 +174,7 @@ def _members(file: Source, num_bytes: int) -> Iterator[tarfile.TarInfo]:
         raise ValueError(_cut_off(tar.offset, num_bytes))
     if file.read(_MOST_AFTER).strip(b"\0"):
         raise ValueError(
-            f"must end where it says, at byte {tar.offset}: more follows, as where tars were joined"
+            f"must end at its end mark, at byte {tar.offset}, but more follows, as in joined tars"
         )
 
 
@@ -182,11 +182,12 @@ def _check(member: tarfile.TarInfo, num_bytes: int) -> None:
     """Raise ValueError for an entry that is truncated or may point to another file."""
     name, shown = member.name, _shown(member.name)
     if is_outside(name):
-        raise ValueError(f"must have names below its own place: {shown} is not")
+        raise ValueError(f"must only have names below its own folder, but {shown} is not")
     if member.issparse() or not (member.isreg() or member.isdir()):
         raise ValueError(
-            f"must have whole files only: {shown} is {'sparse' if member.issparse() else 'a link'}"
-            " (`tar --dereference --hard-dereference` packs what links lead to)"
+            f"must have regular files only, but {shown} is "
+            f"{'sparse' if member.issparse() else 'a link'}; pack the targets of links with "
+            "`tar --dereference --hard-dereference`"
         )
     if member.size < 0 or member.offset_data + member.size > num_bytes:
         raise ValueError(_cut_off(member.offset_data, num_bytes))
@@ -208,12 +209,14 @@ def _label(name: str, content: bytes, path: str) -> str:
     for part in path.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     if value is not None and not isinstance(value, str | int | float):
-        raise ValueError(f"must have a text or a number as {path} of {_shown(name)}: is several")
+        raise ValueError(
+            f"must have a text or a number as {path} of {_shown(name)}, but has several"
+        )
     return "" if value is None else str(value).strip()
 
 
 def _cut_off(place: int, num_bytes: int) -> str:
-    return f"is cut off or damaged at byte {place} of {num_bytes}: make it anew"
+    return f"is cut off or damaged at byte {place} of {num_bytes}; create it again"
 
 
 def _shown(name: str) -> str:

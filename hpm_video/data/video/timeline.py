@@ -84,7 +84,7 @@ def frames_of(table: FrameTable, part: Part | None, *, num_frames: int | None = 
     if not found:
         begin, end = table.seconds()[[0, count]]
         raise UnreadableError(
-            f"has no frame in this part: it has {count} frames, and lasts {end - begin:.3f} s"
+            f"has no frame in this part: the video has {count} frames and lasts {end - begin:.3f} s"
         )
     return found
 
@@ -120,7 +120,7 @@ def _times(table: FrameTable) -> tuple[Fraction, Indices]:
     if not table.is_timed:
         if not table.fps:
             said = untimed(is_folder=table.container == FRAMES)
-            raise UnreadableError(f"{said}: data.fps and parts in seconds need that")
+            raise UnreadableError(f"{said}: data.fps and parts in seconds need them")
         unit = 1 / Fraction(table.fps).limit_denominator(1_000_000)
         return unit, np.arange(table.num_frames + 1)
     unit = Fraction(*table.time_base)

@@ -27,9 +27,8 @@ class CollapseWatch:
             log.warning(
                 f"the encoder has collapsed: {self.in_a_row} records in a row have an "
                 f"effective_rank below {COLLAPSED_BELOW:g} (now {rank:.2f}, feature_variation "
-                f"{variation:.2g}); "
-                "it says nearly the same of every token. Start again with a lower optim.base_lr or "
-                "a longer optim.warmup_epochs",
+                f"{variation:.2g}), so its features are nearly the same for every token; start "
+                "again with a lower optim.base_lr or more optim.warmup_epochs",
                 tag="warning/collapse",
                 step=int(record["step"] or 0),
             )

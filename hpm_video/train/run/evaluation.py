@@ -58,7 +58,7 @@ class RunEvaluation:
             check_fits_model(self._videos, num_classes)
             self.warnings = self._videos.notes
             if world.is_main and (overlap := find_shared(manifest, self._videos)).num_shared:
-                both = f"{overlap} of data.val_manifest are in data.manifest too"
+                both = f"{overlap} of data.val_manifest are also in data.manifest"
                 self.warnings = (*self.warnings, both)
 
     def __len__(self) -> int:
@@ -94,9 +94,8 @@ class RunEvaluation:
         """Reason for early stopping, for the log."""
         settings = self._config.evaluation
         return (
-            f"ends early: {self._since_best} evaluations in a row without a better "
-            f"{settings.best_by} (evaluation.patience={settings.patience}); "
-            "evaluation.patience=0 goes on"
+            f"stopped early: no better {settings.best_by} in {self._since_best} evaluations in a "
+            f"row (evaluation.patience={settings.patience}); to continue, set evaluation.patience=0"
         )
 
     def is_due(self, steps_done: int, steps: Steps) -> bool:
@@ -153,7 +152,7 @@ class RunEvaluation:
         to_keep = {**checkpoint(), "model": whole_weights(model)}
         top1 = None if isinstance(result, SeveralLabels) else result.top(1)
         if self._best and self._best.offer(to_keep, step=step, value=value, top1=top1):
-            log.line(f"the best so far, kept: checkpoints/{BEST}")
+            log.line(f"best so far, saved as checkpoints/{BEST}")
 
 
 def at_chance(result: Evaluation | SeveralLabels) -> str | None:
@@ -170,16 +169,16 @@ def at_chance(result: Evaluation | SeveralLabels) -> str | None:
             return None
         return (
             f"mean_ap ({mean_ap:.3f}) is at chance ({chance:.3f}, the mean share of videos with a "
-            "class): see optim.base_lr and labels"
+            "class): check optim.base_lr and labels"
         )
     videos = np.bincount(result.labels)
     videos = videos[videos > 0]
     called = np.unique(result.predicted[result.predicted >= 0])
     if len(videos) < 2 or not len(called):
         return None
-    advice = "see optim.base_lr, labels and, with rare classes, optim.class_balance=weights"
+    advice = "check optim.base_lr and labels; for rare classes set optim.class_balance=weights"
     if len(called) == 1:
-        return f"every video is called {result.class_name(int(called[0]))}: {advice}"
+        return f"every video is predicted as {result.class_name(int(called[0]))}: {advice}"
     chance = 1 / len(videos)
     error = float(np.sqrt((chance * (1 - chance) / videos).sum()) / len(videos))
     if (accuracy := result.balanced_accuracy()) > chance + error:

@@ -1,7 +1,6 @@
 """The folder of a run: who may write to it, and which process holds its lock."""
 
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,8 +11,9 @@ from hpm_video.config import as_then
 from hpm_video.config.settings import config_to_dict, config_to_yaml, differing_keys, read_stored
 from hpm_video.runtime.determinism import deterministic
 from hpm_video.runtime.distributed import World, gather_objects, join_world
-from hpm_video.runtime.files import check_can_be_folder, write_atomically
+from hpm_video.runtime.files import write_atomically
 from hpm_video.runtime.lock import FolderInUse, lock_folder, unlock_folder
+from hpm_video.train.output_folder import check_is_run
 from hpm_video.train.run.loggers import ID_FILE, check_installed
 from hpm_video.weights.checkpoint import linked_checkpoint
 
@@ -32,9 +32,6 @@ _FREE_TO_CHANGE = (
     # Only videos per step matter, not how they are divided; `starting_point` checks those
     "data.batch_size", "optim.accumulation", "optim.total_batch",
 )  # fmt: skip
-
-# Files that an interrupted start or a submission to a cluster may leave in a free folder.
-_LEFTOVERS = re.compile(r"run\.lock|slurm|\.config\.yaml\..*")
 
 
 @contextmanager
@@ -62,18 +59,7 @@ def check_run_folder(config: Any) -> Path:
     if not config.run.output_dir:
         raise ValueError("run.output_dir (null) must name a folder for the run")
     folder = Path(config.run.output_dir)
-    file = folder / "config.yaml"
-    check_can_be_folder(folder, name="run.output_dir")
-    if file.is_file():
-        there = read_stored(file)
-        ours, theirs = (
-            "pretrain" if "masking" in settings else "finetune"
-            for settings in (config_to_dict(config), there)
-        )
-        if ours != theirs:
-            raise ValueError(
-                f"run.output_dir ({folder}) holds a {theirs} run: must be free or hold a {ours} run"
-            )
+    if (there := check_is_run(config)) is not None:
         keys = changed_settings(config, there)
         if "optim.epochs" in keys and _goes_further(config, there):
             keys.remove("optim.epochs")
@@ -81,11 +67,9 @@ def check_run_folder(config: Any) -> Path:
         if keys and linked_checkpoint(folder) is not None:
             raise ValueError(
                 f"run.output_dir ({folder}) belongs to a run with other settings "
-                f"({', '.join(keys)}): {_as_there(there, config, keys)}choose another folder, "
-                f"where run.resume={folder} goes on from its last checkpoint with these settings"
+                f"({', '.join(keys)}): {_as_there(there, config, keys)}choose another folder; "
+                f"there, run.resume={folder} continues from its last checkpoint with these settings"
             )
-    elif folder.is_dir() and not all(_LEFTOVERS.fullmatch(name) for name in os.listdir(folder)):
-        raise ValueError(f"run.output_dir ({folder}) holds other files: must be empty or a run")
     return folder
 
 
@@ -159,8 +143,8 @@ def _claim(folder: Path, config: Any, lasts: Sequence[str | None]) -> str | None
         lock_folder(folder)
         if any(last != linked_checkpoint(folder) for last in lasts):
             return (
-                f"run.output_dir ({folder}) went on in another process while this one started: "
-                "start again"
+                f"run.output_dir ({folder}) was continued by another process while this one "
+                "started: start again"
             )
         file = folder / "config.yaml"
         is_new = linked_checkpoint(folder) is None
@@ -172,7 +156,7 @@ def _claim(folder: Path, config: Any, lasts: Sequence[str | None]) -> str | None
     except FolderInUse as error:
         return (
             f"run.output_dir ({folder}) is in use by another process ({error}): "
-            "must be stopped first, or choose another folder"
+            "stop it first, or choose another folder"
         )
     except OSError as error:
         return f"run.output_dir ({folder}) cannot be written to: {error.strerror}"

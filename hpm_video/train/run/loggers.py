@@ -243,7 +243,7 @@ class Background:
         try:
             self._queue.put_nowait((what, arguments))
         except queue.Full:
-            self.problem = self.problem or f"does not keep up: {_MOST_WAITING} calls wait"
+            self.problem = self.problem or f"does not keep up: {_MOST_WAITING} calls are queued"
 
     def close(self, end: End, *, until_s: float) -> None:
         """Let it finish, waiting at most until this value of `time.monotonic`."""
@@ -296,7 +296,10 @@ def run_id(folder: Path) -> str:
     if file.exists():
         found = read_text(file, most=4096).strip()
         if not re.fullmatch(r"[0-9a-z]{8,64}", found):
-            raise ValueError(f"{file} must hold 8 to 64 of 0-9 and a-z: is something else")
+            raise ValueError(
+                f"{file} must hold an id of 8 to 64 characters from 0-9 and a-z: remove it, and "
+                "the next start makes a new one"
+            )
         return found
     made = secrets.token_hex(8)
     write_atomically(file, [f"{made}\n"])

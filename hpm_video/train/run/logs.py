@@ -118,7 +118,7 @@ class RunLog:
         if self.is_main:
             left = in_words(step_s * steps_left)
             self._show(
-                f"after {step:,} steps: loss {loss:.4g}, {step_s:.3g} s a step, about {left} left"
+                f"after {step:,} steps: loss {loss:.4g}, {step_s:.3g} s per step, about {left} left"
             )
 
     def pictures(self, figures: Mapping[str, Figure], *, step: int) -> None:
@@ -147,8 +147,8 @@ class RunLog:
         for logger in self._loggers:
             if logger.problem:
                 self.line(
-                    f"warning: run.loggers: {logger.name} {logger.problem}: it is off until the "
-                    "next start; metrics.jsonl has all records"
+                    f"warning: run.loggers: {logger.name} {logger.problem}; it stays off until the "
+                    "next start, and metrics.jsonl has all records"
                 )
         self._loggers = [logger for logger in self._loggers if not logger.problem]
 
@@ -243,7 +243,7 @@ def _checked(record: Any, file: Path, number: int) -> dict[str, float]:
     step = record.get("step") if isinstance(record, dict) else None
     if isinstance(step, bool) or not isinstance(step, int | float):
         raise ValueError(
-            f"{file}:{number}: must be a record with a step, a number: mend or remove the line"
+            f"{file}:{number}: must be a record whose step is a number: fix or remove the line"
         )
     return record
 

@@ -37,9 +37,9 @@ _FIRST_STEPS = 3  # after which the first figures are printed
 # data_wait_fraction above which the run gives advice
 _MUCH_WAITING = 0.2
 _WAITING = (
-    "{waited:.0%} of the time goes into waiting for videos (data_wait_fraction): more "
-    "data.num_workers, videos re-encoded for training (hpm-video data transcode) or more "
-    "data.repeats would make this run faster"
+    "{waited:.0%} of the time is spent waiting for videos (data_wait_fraction); to speed up this "
+    "run, raise data.num_workers or data.repeats, or re-encode the videos for training "
+    "(hpm-video data transcode)"
 )
 
 
@@ -135,9 +135,7 @@ class Run:
         for note in self.manifest.notes:
             self.log.line(f"warning: {note}")
         if again := self.manifest.num_repeated:
-            self.log.line(
-                f"warning: {again} rows of data.manifest name a video that is there already"
-            )
+            self.log.line(f"warning: {again} rows of data.manifest name a video of an earlier row")
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -149,12 +147,12 @@ class Run:
         """Advice if steps need too much GPU memory."""
         size, divides = self._data.videos_at_once, self._divides_total
         step = "the step stays the same" if divides else "with more optim.accumulation"
-        advice = f"data.batch_size below {size} ({step})" if size > 1 else "a smaller model"
+        advice = f"set data.batch_size below {size} ({step})" if size > 1 else "use a smaller model"
         said = str(error).strip().splitlines()[0].split(". ")[0]
         return (
-            f"out of GPU memory after step {self.steps_done} ({said}): set {advice}, or "
-            "run.activation_checkpointing=true; the same command then goes on from the last "
-            "checkpoint"
+            f"out of GPU memory after step {self.steps_done} ({said}): {advice}, or set "
+            "run.activation_checkpointing=true, and run the command again: it continues from the "
+            "last checkpoint"
         )
 
     def steps(self) -> Iterator[int]:
@@ -169,7 +167,7 @@ class Run:
             note_stop(self._stopped_by)
             self.log.line(
                 f"{self._stopped_by}: stopped and saved after step "
-                f"{self._saved_step} of {self.total_steps}; the same command continues"
+                f"{self._saved_step} of {self.total_steps}; run the same command to continue"
             )
         if self._vectors is not None and (said := self._vectors.describe()):
             self.log.line(said)
@@ -315,9 +313,9 @@ class Run:
             barrier(self.world)  # an error here ends all ranks: let them finish saving first
             raise FloatingPointError(
                 f"stopped after {self.config.max_bad_steps} steps in a row whose loss or gradient "
-                f"was not finite; the newest checkpoint, of step {self._bad.before[0]}, is from "
-                "before them; a lower optim.base_lr, optim.clip_grad or run.precision=float32 may "
-                "help"
+                f"was not finite; the newest checkpoint (step {self._bad.before[0]}) is from "
+                "before them; try a lower optim.base_lr, optim.clip_grad=1 or "
+                "run.precision=float32"
             )
 
     def _say_first_figures(self) -> None:

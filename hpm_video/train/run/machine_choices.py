@@ -36,7 +36,7 @@ def choose_for_machine(
     precision, why = choose_precision(config.run.precision, world, kept=kept.get("precision"))
     ranks = gather_objects((gethostname(), device_words(world.device)), world)
     lines = describe_machine(ranks, world.device)
-    lines.append(f"readers of videos: {readers_in_words(config.data.num_workers)}")
+    lines.append(f"video readers: {readers_in_words(config.data.num_workers)}")
     if why is not None:
         lines.append(f"run.precision=auto: {precision} ({why})")
     compiled, why = choose_compile(config.run.compile, world.device, kept=kept.get("compile"))

@@ -67,5 +67,5 @@ def _check_names(stored: Iterable[str], own: Iterable[str], source: str | Path) 
     for name in sorted(set(stored) ^ set(own))[:1]:
         raise ValueError(
             f"checkpoint ({source}) does not fit the optimizer of these settings: {name} is "
-            f"{'missing' if name in own else 'nothing that learns'}"
+            f"{'missing' if name in own else 'not trained'}"
         )

@@ -136,7 +136,7 @@ class Pictures:
                 if scored_tubelet(self._config) is not None:
                     given.append(read_codec_scores(path, self._config, table=table)[0])
             except VideoReadError as error:
-                log.line(f"unreadable, not among the pictures: {path}: {error.reason}")
+                log.line(f"unreadable, left out of the pictures: {path}: {error.reason}")
                 continue
             clips.append(clip)
             self._frames.append(frames)
@@ -192,19 +192,19 @@ def draw_clips(
         rows = [Row("frames", clip)]
         if predicted is not None:
             ranks = cells(shares(predicted)[i])
-            rows.append(Row("loss predicted: dark = easiest, yellow = hardest", heat(clip, ranks)))
-        rows.append(Row("loss measured, same colours", heat(clip, cells(shares(measured)[i]))))
+            rows.append(Row("predicted loss: dark = easiest, yellow = hardest", heat(clip, ranks)))
+        rows.append(Row("measured loss, same colours", heat(clip, cells(shares(measured)[i]))))
         if scores is not None and config.masking.source not in ("predicted", "measured"):
             ranks = cells(shares(scores)[i])
-            rows.append(Row(f"{config.masking.source}, which chooses masks", heat(clip, ranks)))
+            rows.append(Row(f"{config.masking.source}, which selects the masks", heat(clip, ranks)))
         hidden, outlined = cells(chosen.mask[i]), cells(chosen.hard[i]).astype(bool)
         masked = np.where(enlarge(hidden, clip), np.float32(GREY), clip)
-        label = f"mask of hard ratio {hard_ratio:.2f}, hard tubes outlined"
+        label = f"mask with hard ratio {hard_ratio:.2f}, hard tubes outlined"
         if reconstruction is None:
-            label += "; features are reconstructed under it, which are no picture"
+            label += "; the model reconstructs features, which cannot be shown"
         rows.append(Row(label, masked, outlined=outlined))
         if reconstruction is not None:
-            label = "reconstruction under it, from the model alone"
+            label = "reconstruction under this mask, by the model alone"
             rows.append(Row(label, images(reconstruction[i])))
         columns = [f"frame {number}" for number in numbers[shown]]
         drawn = figure(rows, title=f"{title}, step {pretrained.step}", columns=columns)

@@ -64,7 +64,7 @@ class StepProfile:
         if self._profile is None:
             return
         if self._steps_done < self._first:
-            self._say(f"run.profile_steps: nothing traced, as step {self._first} was not reached")
+            self._say(f"run.profile_steps: no trace, as the run ended before step {self._first}")
         self._profile.stop()
         self._profile = None
 
@@ -85,5 +85,5 @@ class StepProfile:
         write_atomically(table, [text])
         self._say(
             f"steps {self._first} to {self._steps_done} traced: {trace} (open it in "
-            f"https://ui.perfetto.dev or chrome://tracing); the longest kernels: {table.name}"
+            f"https://ui.perfetto.dev or chrome://tracing); slowest kernels: {table.name}"
         )

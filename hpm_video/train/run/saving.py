@@ -83,11 +83,11 @@ def describe_checkpoints(
         run.history_steps(total_steps),
     )
     kept = run.keep_checkpoints
-    newest = f"the newest {kept} are kept to go on from" if kept else "all are kept to go on from"
+    newest = f"the newest {kept} are kept to resume from" if kept else "all are kept to resume from"
     text = f"checkpoints: {newest}, {_size(whole)} each"
     if spread:
         text += (
-            f"; {len(spread)} over the run are kept to look at, {_size(shown)} each "
+            f"; {len(spread)} spread over the run are kept to evaluate, {_size(shown)} each "
             "(run.history_checkpoints=0: none)"
         )
     # One more exists while it is being written

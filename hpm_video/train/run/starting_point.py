@@ -90,7 +90,9 @@ class Start:
             with self._told_what_to_do():
                 if self.state["teacher"] is None:
                     needs = "mines hard tubes" if teacher.predicts else "has loss.target=ema"
-                    raise ValueError(f"checkpoint ({self.source}) has no teacher: this run {needs}")
+                    raise ValueError(
+                        f"checkpoint ({self.source}) has no teacher, but this run {needs}"
+                    )
                 of_teacher = f"teacher of {self.source}"
                 load_weights(teacher, self.state["teacher"], source=of_teacher)
 
@@ -103,8 +105,8 @@ class Start:
             if self.last is not None:
                 raise
             raise ValueError(
-                f"{error}; model.init={self.source} in place of run.resume begins another run "
-                "with its weights, and what it lacks starts fresh"
+                f"{error}; to start a new run from its weights, set model.init={self.source} "
+                "instead of run.resume; parts that it lacks start fresh"
             ) from error
 
     def check_labels(self, labels: LabelsConfig) -> None:
@@ -116,9 +118,9 @@ class Start:
         if then != labels.are_several:
             words = {False: "one label per video", True: "several labels per video"}
             raise ValueError(
-                f"data.labels must stay as in the run that goes on ({self.source}), which learns "
-                f"{words[then]}, not {words[not then]}; model.init={self.source} starts another "
-                "from its weights"
+                f"data.labels must be as in the continued run ({self.source}), which learns "
+                f"{words[then]}, not {words[not then]}; to start a new run from its weights, set "
+                f"model.init={self.source}"
             )
 
     def check_classes(self, names: Sequence[str] | None) -> None:
@@ -127,8 +129,8 @@ class Start:
         for number, name in enumerate(names or ()):
             if name in before and (then := list(before).index(name)) != number:
                 raise ValueError(
-                    f"class '{shown(name)}' must have the number {then}, as in the run that goes "
-                    f"on ({self.source}), but has {number}: keep the order of classes.txt"
+                    f"class '{shown(name)}' must have number {then}, as in the continued run "
+                    f"({self.source}), but has {number}: keep the order of classes.txt"
                 )
 
     def check_what_learns(self, model: nn.Module, config: ClassifierConfig) -> None:
@@ -139,8 +141,9 @@ class Start:
             for name in ("freeze", "lora_rank", "lora_alpha", "lora_targets"):
                 if (then := stored.get(name, usual[name])) != (now := getattr(config, name)):
                     raise ValueError(
-                        f"model.{name} ({now}) must be {then}, as in the run that goes on "
-                        f"({self.source}); model.init={self.source} starts another from its weights"
+                        f"model.{name} ({now}) must be {then}, as in the continued run "
+                        f"({self.source}); to start a new run from its weights, set "
+                        f"model.init={self.source}"
                     )
             return
         frozen = {plain_name(n) for n, p in model.named_parameters() if not p.requires_grad}
@@ -149,12 +152,12 @@ class Start:
         if self.init is None:
             raise ValueError(
                 "model.init (null) must name weights to start from with model.freeze or "
-                "model.lora_rank: what does not learn would stay random"
+                "model.lora_rank: frozen weights would stay random"
             )
         for name in sorted(frozen.intersection(self.initialised))[:1]:
             raise ValueError(
-                f"model.init ({self.source}) must have {name}: it does not learn (model.freeze, "
-                "model.lora_rank), and would stay random"
+                f"model.init ({self.source}) must have {name}, which is frozen (model.freeze, "
+                "model.lora_rank) and would stay random"
             )
 
     def load_optimizer(self, optimizer: torch.optim.Optimizer, model: nn.Module) -> None:
@@ -181,7 +184,10 @@ class Start:
             return [self.line, *self.table]
         if not self.initialised:
             return [self.line]
-        return [self.line, f"not in it, so as initialised: {', '.join(self.initialised)}"]
+        return [
+            self.line,
+            f"not in these weights, so newly initialised: {', '.join(self.initialised)}",
+        ]
 
     def write_table(self, folder: Path, model: nn.Module) -> None:
         """Write a table of all tensors of ``init`` and their fate to the run's folder."""
@@ -230,31 +236,32 @@ def find_start(
     """
     own, last = folder / "checkpoints" / "last", linked_checkpoint(folder)
     if last is not None and not is_checkpoint(own):
-        raise FileNotFoundError(f"{own} points to a checkpoint that is gone: {last}")
+        raise FileNotFoundError(f"{own} points to a checkpoint that no longer exists: {last}")
     source = own if last is not None else config.run.resume
     if source is not None:
         state = load_checkpoint(source, kind=kind, as_trained=True)
         if find_checkpoint(source).is_file() and "optimizer" not in state:
             raise ValueError(
-                f"run.resume ({source}) has no state of the optimizer: must be a step_*.pt or last"
+                f"run.resume ({source}) has no optimizer state: must be a step_*.pt or last"
             )
         step = state["step"]
         more = step * config.optim.epochs // total_steps + 1  # enough epochs to continue
         changes = _changes(state.get("data"), data)
         if changes and source == own:
             raise ValueError(
-                f"run.output_dir ({folder}) cannot go on after step {step}, as {changes}: must be "
-                f"as before, or go on with run.resume={source} in another folder"
+                f"run.output_dir ({folder}) cannot continue after step {step}, as {changes}: undo "
+                f"the change, or continue in another folder with run.resume={source}"
             )
         # A finished run may still have to evaluate its last step; another run's leaves no steps
         if step > total_steps or (step == total_steps and source != own):
             raise ValueError(
-                f"checkpoint ({source}) is of step {step}: this run has only {total_steps} steps; "
-                f"set optim.epochs to {more} or more, or begin with its weights: model.init"
+                f"checkpoint ({source}) is from step {step}, but this run has only {total_steps} "
+                f"steps: set optim.epochs={more} or more, or start a new run from its weights with "
+                f"model.init={source}"
             )
         line = f"continues after step {step} of {source}" + (f", but {changes}" if changes else "")
         if step == total_steps:
-            line += f", which is its end: to go on, set optim.epochs to {more} or more"
+            line += f", which is its end: to train further, set optim.epochs={more} or more"
         return Start(state, None, source, line, last=last)
     source = config.model.init
     if source is not None:
@@ -283,7 +290,7 @@ def _changes(before: Mapping[str, Any] | None, now: Mapping[str, Any] | None) ->
     if before is None or now is None:
         return ""
     words = {
-        "videos": f"the list of videos has changed ({before['num_videos']} then, "
+        "videos": f"the list of videos has changed ({before['num_videos']} before, "
         f"{now['num_videos']} now)",
         "weights": f"data.weights were {before.get('weights') or 'none'} and are now "
         f"{now.get('weights') or 'none'}",

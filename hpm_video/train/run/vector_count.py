@@ -33,9 +33,9 @@ def check_vectors(config: PretrainConfig, manifest: Manifest) -> None:
         num_lacking += 1
     if num_lacking:
         raise ValueError(
-            f"masking.source (codec) needs motion vectors in the videos, and none of {num_lacking} "
-            "all over data.manifest has any: encode the videos as H.264 with hpm-video data "
-            "transcode, or set masking.source=motion"
+            "masking.source (codec) needs motion vectors, but none of "
+            f"{num_lacking} videos from all over data.manifest has any: encode the videos as H.264 "
+            "with hpm-video data transcode, or set masking.source=motion"
         )
 
 

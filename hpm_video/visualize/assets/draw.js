@@ -5,15 +5,15 @@ const HARD = "#ffd400";
 // What of the video is shown in place of it, and what is drawn on it.
 const VIEWS = {
   clip: { name: "The video" },
-  predicted: { name: "Loss predicted", heat: "predicted", needs: "predicted" },
+  predicted: { name: "Predicted loss", heat: "predicted", needs: "predicted" },
   motion: { name: "Frame differences", heat: "motion", needs: "motion" },
-  codec: { name: "The codec's motion", heat: "codec", needs: "codec" },
+  codec: { name: "Codec motion", heat: "codec", needs: "codec" },
   rollout: { name: "Attention rollout", heat: "rollout", needs: "rollout" },
-  relevance: { name: "What speaks for the class", heat: "relevance", needs: "relevance" },
-  measured: { name: "Loss measured", heat: "measured" },
+  relevance: { name: "Evidence for the class", heat: "relevance", needs: "relevance" },
+  measured: { name: "Measured loss", heat: "measured" },
   hard: { name: "Mask with hard tubes", hides: (now) => now.mask.masked },
   random: { name: "Random mask", hides: (now) => now.random },
-  seen: { name: "What the model was shown", hides: (now) => now.crop.seen },
+  seen: { name: "What the model saw", hides: (now) => now.crop.seen },
   honest: { name: "Reconstruction, honest", pixels: "honest", needs: "honest" },
   flattering: { name: "True statistics: flattering", pixels: "flattering", needs: "flattering" },
 };

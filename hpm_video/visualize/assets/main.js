@@ -54,13 +54,15 @@ function moment(current, index) {
 const SAID = {
   predicted: "predicted score",
   motion: "frame difference",
-  codec: "codec's motion",
+  codec: "codec motion",
   rollout: "attention rollout",
   relevance: "relevance for the class",
   measured: "measured loss",
 };
-const percent = (value) => `${(100 * value).toFixed(0)} %`;
-const fixed = (value) => (value === null ? "–" : value.toFixed(3));
+const percent = (value) => `${(100 * value).toFixed(0)}%`;
+// Rounded; what is rounded to zero has no sign.
+const rounded = (value, digits) => value.toFixed(digits).replace(/^-(0\.0*)$/, "$1");
+const fixed = (value) => (value === null ? "–" : rounded(value, 2));
 
 function redraw() {
   const [shown, frame] = data.timeline[state.position];
@@ -95,7 +97,7 @@ function tubeText() {
   const parts = [`Tube in row ${state.row + 1} of ${rows}, column ${state.column + 1} of ${columns}`];
   for (const kind of data.kinds) {
     const { values, ranks: among } = now.crop[kind][at];
-    parts.push(`${SAID[kind]} ${values[token].toFixed(3)}, above ${percent(among[token])} of the clip's ${at}s`);
+    parts.push(`${SAID[kind]} ${rounded(values[token], 3)}, above ${percent(among[token])} of the clip's ${at}s`);
   }
   parts.push(now.mask.hardTokens[token] ? "among the hard tubes" : "not among the hard tubes");
   return `${parts.join("; ")}.`;
@@ -120,14 +122,14 @@ function numbers(shown) {
   for (const [kind, value] of Object.entries(crop.agreement)) {
     document.querySelector(`[data-agreement="${kind}"]`).textContent = `Spearman ${fixed(value)}`;
   }
-  if (crop.seenAs) by("seen-as").textContent = `${crop.seenAs[0]}, score ${fixed(crop.seenAs[1])}`;
+  if (crop.seenAs) by("seen-as").textContent = `${crop.seenAs[0]}, score ${rounded(crop.seenAs[1], 3)}`;
   by("accuracy").textContent = fixed(crop.rankAccuracy);
   by("covered").textContent = percent(total > 0 ? covered / total : 0);
   by("covered-chance").textContent =
-    `chance ${percent(count / values.length)}, most possible ${percent(total > 0 ? most / total : 0)}`;
+    `chance ${percent(count / values.length)}, best possible ${percent(total > 0 ? most / total : 0)}`;
   const numHard = chosen.reduce((sum, flag) => sum + flag); // blocks may hold fewer than wanted
   by("counts").textContent =
-    `${counts.masked} of ${units.length} tubes masked, ${numHard} of them by their score`;
+    `${counts.masked} of ${units.length} tubes masked, ${numHard} of them by score`;
 }
 
 function choose(row, column, crop = state.crop) {
@@ -150,7 +152,7 @@ function table() {
   const lines = [["step", ...data.kinds]];
   for (let step = 0; step < time; step++) {
     const token = (step * rows + state.row) * columns + state.column;
-    lines.push([step + 1, ...data.kinds.map((kind) => crop[kind].token.values[token].toFixed(4))]);
+    lines.push([step + 1, ...data.kinds.map((kind) => rounded(crop[kind].token.values[token], 4))]);
   }
   by("values").replaceChildren(
     ...lines.map((cells, index) => {

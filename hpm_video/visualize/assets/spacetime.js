@@ -118,7 +118,7 @@ const spaceTime = {
     context.textBaseline = "middle";
     context.textAlign = "right";
     for (const value of [0, 0.5, 1]) {
-      context.fillText(`${100 * value} %`, left - 8, y(value));
+      context.fillText(`${100 * value}%`, left - 8, y(value));
       context.beginPath();
       context.moveTo(left, y(value));
       context.lineTo(right, y(value));

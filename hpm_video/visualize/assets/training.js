@@ -129,8 +129,8 @@ class Clip {
     const { moment } = state;
     const parts = [`measured loss ${mean(this.values.measured[moment]).toPrecision(3)}`];
     if (this.given.spearman[moment] !== null) {
-      parts.push(`Spearman ${this.given.spearman[moment].toFixed(3)}`);
-      parts.push(`rank accuracy ${this.given.rank_accuracy[moment].toFixed(3)}`);
+      parts.push(`Spearman ${fixed(this.given.spearman[moment])}`);
+      parts.push(`rank accuracy ${fixed(this.given.rank_accuracy[moment])}`);
     }
     this.section.querySelector(".numbers").textContent =
       `step ${data.steps[moment]}: ${parts.join(", ")}`;
@@ -151,7 +151,7 @@ class Clip {
       button.className = "link";
       const percent = 100 * left[tube];
       const share = percent < 10 ? percent.toPrecision(2) : percent.toFixed(0);
-      button.textContent = `row ${row}, column ${column}: ${share} %`;
+      button.textContent = `${placed(row, column)}: ${share}%`;
       button.addEventListener("click", () => this.choose(row, column));
       item.append(button);
       return item;
@@ -165,11 +165,11 @@ class Clip {
     const tube = row * columns + column, { moment } = state;
     const now = this.tubes.measured[moment][tube], first = this.tubes.measured[0][tube];
     const rank = (layer) => Math.round(100 * rankShares(this.tubes[layer][moment])[tube]);
-    const words = [`Tube in row ${row}, column ${column}, mean over time:`,
-      `measured ${now.toPrecision(3)} (harder than ${rank("measured")} % of the others);`];
+    const words = [`Tube in ${placed(row, column)}, mean over time:`,
+      `measured ${now.toPrecision(3)} (harder than ${rank("measured")}% of the others);`];
     if (this.tubes.predicted) {
       words.push(`predicted ${this.tubes.predicted[moment][tube].toPrecision(3)} ` +
-        `(harder than ${rank("predicted")} %);`);
+        `(harder than ${rank("predicted")}%);`);
     }
     words.push(`${first.toPrecision(3)} at step ${data.steps[0]}.`);
     this.section.querySelector(".told").textContent = words.join(" ");
@@ -193,7 +193,7 @@ class Clip {
       "aria-label": "rank of the chosen tube by step", "data-first": data.steps[0],
       "data-last": data.steps.at(-1), "data-left": left, "data-right": right },
     drawn("path", { class: "axis", d: `M${left} ${top}V${base}H${right}` }),
-    drawn("text", { x: 42, y: 16, ...end }, "1"), drawn("text", { x: 42, y: 102, ...end }, "0"),
+    drawn("text", { x: 38, y: 16, ...end }, "1"), drawn("text", { x: 38, y: 102, ...end }, "0"),
     drawn("text", { x: right, y: 116, ...end }, `step ${data.steps.at(-1)}`), ...lines,
     drawn("path", { class: "cursor", d: `M0 ${top}V${base}` }));
     const words = element("figcaption", {}, "Rank of the tube:");
@@ -220,6 +220,12 @@ function mean(values) {
   for (const value of values) total += value;
   return total / values.length;
 }
+
+// Where a tube is, counted from 1 as on all pages.
+const placed = (row, column) => `row ${row + 1}, column ${column + 1}`;
+
+// Two digits; what is rounded to zero has no sign.
+const fixed = (value) => value.toFixed(2).replace(/^-(0\.0*)$/, "$1");
 
 // Every curve over steps gets a line at the chosen one.
 function mark(within) {

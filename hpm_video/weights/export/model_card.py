@@ -63,8 +63,12 @@ def model_card(
     lines += [f"![What the model finds hard]({picture})\n" for picture in pictures]
     words = f"**{TO_FILL_IN}**: `license:` in the header of this file."
     lines += ["## Licence", "", words]
-    words = "The code of hpm_video is under Apache-2.0, which says nothing about these weights:"
-    lines += [words, "heed the terms of the videos and of any weights that the run began with.", ""]
+    words = "The Apache-2.0 licence of hpm_video's code does not cover these weights. Follow the"
+    lines += [
+        words,
+        "terms of the videos, and of the weights that training started from, if any.",
+        "",
+    ]
     lines += [*_data(state, config, origin), "", *_settings(config), ""]
     lines += [*_figures(state, origin.run), ""]
     lines += _loading(config, architecture)
@@ -86,23 +90,23 @@ def _what(
     model, data = config.model, config.data
     numbers = sum(tensor.numel() for tensor in state["model"].values())
     if "head.weight" in state["model"]:
-        kind = f"A video classifier of {state['num_classes']} classes (`config.json` names them)"
+        kind = f"A video classifier of {state['num_classes']} classes, named in `config.json`"
         if isinstance(config, FinetuneConfig) and config.data.labels.are_several:
-            kind += ", of which a video may have several (scores: the sigmoid of the logits)"
+            kind += " (a video may have several; scores are the sigmoid of the logits)"
     else:
         kind = "A video encoder"
         kind += " with its decoder" if architecture == "VideoMAEForPreTraining" else ""
     made = "pre-trained by masked autoencoding" if state["kind"] == "pretrain" else "fine-tuned"
     mining = isinstance(config, PretrainConfig) and config.masking.mines
-    yield f"{kind}, {made}{' with hard patches mining' if mining else ''}: VideoMAE's architecture,"
+    yield f"{kind}, {made}{' with hard patches mining' if mining else ''}. Architecture: VideoMAE,"
     yield f"size {model.size}, {numbers / 1e6:.1f} M parameters."
     yield ""
     yield f"- Clips: {data.num_frames} frames of {data.crop_size} x {data.crop_size} pixels"
-    yield f"- Frames of a clip: {data.frames_in_words}"
+    yield f"- Frame sampling: {data.frames_in_words}"
     side = model.patch_size
-    yield f"- A token: {model.tubelet_size} frames of {side} x {side} pixels"
+    yield f"- Tokens: {model.tubelet_size} frames of {side} x {side} pixels each"
     if not data.antialias:
-        yield "- Trained on frames that were resized without antialiasing, unlike the processor's"
+        yield "- Resizing: without antialiasing in training, with antialiasing in the processor"
 
 
 def _data(
@@ -110,19 +114,19 @@ def _data(
 ) -> Iterator[str]:
     yield "## Data"
     yield ""
-    yield f"**{TO_FILL_IN}**: what the videos show, where they are from, and their terms."
+    yield f"**{TO_FILL_IN}**: what the videos show, where they come from, and their terms."
     yield ""
     known = origin.data
     if isinstance(known, Mapping) and {"num_videos", "videos_per_step"} <= known.keys():
-        yield "- {num_videos} videos, {videos_per_step} a step".format_map(known)
-    lists = {"Lists": config.data.manifest}
+        yield "- {num_videos} videos, {videos_per_step} per step".format_map(known)
+    lists = {"Training lists": config.data.manifest}
     if isinstance(config, FinetuneConfig):
-        lists["Lists for validation"] = config.data.val_manifest
+        lists["Validation lists"] = config.data.val_manifest
     for words, paths in lists.items():
         if paths:
             yield f"- {words}: {', '.join(f'`{_base(path)}`' for path in paths)}"
-    yield f"- {state['step']} steps, in a run of {config.optim.epochs} passes over the videos"
-    yield f"- Begun from: {f'`{_base(init)}`' if (init := config.model.init) else 'scratch'}"
+    yield f"- {state['step']} steps, in a run of {config.optim.epochs} epochs"
+    yield f"- Started from: {f'`{_base(init)}`' if (init := config.model.init) else 'scratch'}"
 
 
 def _settings(config: PretrainConfig | FinetuneConfig) -> list[str]:
@@ -136,19 +140,19 @@ def _settings(config: PretrainConfig | FinetuneConfig) -> list[str]:
         for name in key.split("."):
             value = value.get(name) if isinstance(value, Mapping) else None
         lines.append(f"{key}={_without_folders(key, value)}")
-    words = f"The settings of `hpm-video {job}` that are not its defaults:"
+    words = f"Settings of `hpm-video {job}` that differ from the defaults:"
     return ["## Recipe", "", words, "", "```", *lines, "```"]
 
 
 def _figures(state: Mapping[str, Any], run: Path | None) -> list[str]:
-    lines = ["## Figures", ""]
+    lines = ["## Results", ""]
     records = [] if run is None else [r for r in _records(run) if r["step"] <= state["step"]]
     of_training = [record for record in records if "grad_norm" in record]
     others = [record for record in records if "grad_norm" not in record]
-    word = "On the videos for validation" if state["kind"] == "finetune" else "Probes"
-    tables = (("Of training, means of the last period", of_training), (word, others))
+    word = "Validation" if state["kind"] == "finetune" else "Probes"
+    tables = (("Training, means of the last period", of_training), (word, others))
     if not any(found for _, found in tables):
-        return [*lines, "None: the checkpoint came without the `metrics.jsonl` of its run."]
+        return [*lines, "None: the checkpoint was exported without the `metrics.jsonl` of its run."]
     lines.append("From the run's own `metrics.jsonl`; nothing else was measured.")
     for title, found in tables:
         if not found:
@@ -157,7 +161,7 @@ def _figures(state: Mapping[str, Any], run: Path | None) -> list[str]:
             "",
             f"{title}, step {found[-1]['step']:g}:",
             "",
-            "| figure | value |",
+            "| metric | value |",
             "|---|---|",
         ]
         for figure, value in found[-1].items():

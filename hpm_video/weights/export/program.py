@@ -62,7 +62,10 @@ def deployed(state: Mapping[str, Any]) -> Deployed:
         model, config, classes = classifier_of(state, source="export")
         module, data, output = model, config.data, "logits"
         if not isinstance(model, Classifier):
-            raise ValueError(f"model.name ({config.model.name}) must be videomae to be exported so")
+            raise ValueError(
+                f"model.name ({config.model.name}) must be videomae for this format; use "
+                "--to checkpoint or --to safetensors"
+            )
         if classes is not None:
             facts["classes"] = json.dumps(classes)
         if model.several_labels:

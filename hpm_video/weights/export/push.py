@@ -41,26 +41,30 @@ def plan_upload(folder: str | Path) -> Upload:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"FOLDER ({folder}) must be a folder that `weights export` wrote")
-    way = "hpm-video weights export RUN --to huggingface -o FOLDER makes what can be pushed"
+        raise ValueError(
+            f"FOLDER ({folder}) must be a folder written by `hpm-video weights export`"
+        )
+    way = "export a model with: hpm-video weights export RUN --to huggingface -o FOLDER"
     there = sorted(folder.iterdir())
     names = [path.name for path in there]
     if {"checkpoints", "metrics.jsonl"} & {*names}:
-        raise ValueError(f"FOLDER ({folder}) is the folder of a run: {way}")
+        raise ValueError(f"FOLDER ({folder}) is a run folder; {way}")
     others = [p.name for p in there if p.is_symlink() or not (_may_go(p.name) and p.is_file())]
     if others:
         more = f" and {len(others) - _FEW} more" if len(others) > _FEW else ""
         raise ValueError(
-            f"FOLDER ({folder}) must hold nothing but an exported model: move away "
+            f"FOLDER ({folder}) must hold nothing but an exported model; move elsewhere: "
             f"{', '.join(map(repr, others[:_FEW]))}{more}"
         )
     config = read_json(folder / "config.json") if "config.json" in names else None
     has_weights = any(name.endswith(".safetensors") for name in names)
     if not (isinstance(config, dict) and "model_type" in config and has_weights):
-        raise ValueError(f"FOLDER ({folder}) holds no exported model: {way}")
+        raise ValueError(f"FOLDER ({folder}) holds no exported model; {way}")
     for path in there:
         if path.suffix in (".json", ".md", ".txt") and _SECRET.search(read_text(path)):
-            raise ValueError(f"{path} holds what looks like a token or a key: remove it first")
+            raise ValueError(
+                f"{path} contains text that looks like a token or a key; remove it first"
+            )
     files = tuple((path.name, path.stat().st_size) for path in there)
     return Upload(folder, files, tuple(_missing(folder, names)))
 
@@ -81,14 +85,14 @@ def push(upload: Upload, repo: str, *, is_private: bool, message: str) -> str:
             commit_message=message,
         )
     except (OSError, *hub.errors.HfHubHTTPError.__bases__) as error:
-        raise ValueError(f"REPO ({repo}) was not written: {first_line(error)}") from error
+        raise ValueError(f"upload to REPO ({repo}) failed: {first_line(error)}") from error
     return str(made)
 
 
 def check_repo(repo: str) -> None:
     """Raise ValueError unless ``repo`` is a valid repository name."""
     if not _REPO.fullmatch(repo):
-        raise ValueError(f"REPO ({repo}) must be OWNER/NAME, of letters, digits, - _ and .")
+        raise ValueError(f"REPO ({repo}) must be OWNER/NAME, made of letters, digits, - _ and .")
 
 
 def has_token() -> bool:
@@ -98,7 +102,7 @@ def has_token() -> bool:
 
 def _missing(folder: Path, names: list[str]) -> Iterator[str]:
     if "preprocessor_config.json" not in names:
-        yield "preprocessor_config.json: others do not know how clips are resized and normalised"
+        yield "preprocessor_config.json, which says how to resize and normalise clips"
     if CARD not in names:
         yield f"{CARD}, the model card"
         return
@@ -107,7 +111,7 @@ def _missing(folder: Path, names: list[str]) -> Iterator[str]:
     if not re.search(r"^license:[ \t]*[^\s#]", header, re.MULTILINE):
         yield f"a licence: `license: NAME` in the header of {CARD}"
     if (places := card.partition(header)[2].count(TO_FILL_IN)) > 0:
-        yield f"{places} passages of {CARD}, which say {TO_FILL_IN}"
+        yield f"text for {places} passages of {CARD} marked {TO_FILL_IN}"
 
 
 def _may_go(name: str) -> bool:

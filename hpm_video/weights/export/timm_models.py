@@ -15,8 +15,9 @@ from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
 from hpm_video.config import ClassifierConfig
-from hpm_video.models.build import SIZES, build_classifier, heads_of
+from hpm_video.models.build import build_classifier
 from hpm_video.models.classifier import Classifier
+from hpm_video.models.sizes import SIZES, heads_of
 from hpm_video.models.tokens import TokenGrid, patchify
 from hpm_video.models.vit import ViTSize
 from hpm_video.weights.checkpoint import load_encoder, load_weights, trained_grid, under
@@ -84,7 +85,7 @@ def build(
     """
     if pretrained:
         raise ValueError(
-            "pretrained (True) must be False: no weights are published; checkpoint=FILE takes yours"
+            "pretrained (True) must be False: no weights are published; use checkpoint=FILE"
         )
     state: dict[str, Any] = {"model": {}}
     if checkpoint is not None:
@@ -92,9 +93,14 @@ def build(
         state = import_weights(checkpoint, assumptions=assumptions).state
         trained, heads = state["config"]["model"], SIZES[size].heads
         if trained.get("name", "videomae") != "videomae":
-            raise ValueError(f"checkpoint ({checkpoint}) is of the baseline {trained['name']}")
+            raise ValueError(
+                f"checkpoint ({checkpoint}) must hold a VideoMAE model, not the baseline "
+                f"{trained['name']}"
+            )
         if heads_of(trained["size"], trained["heads"]) != heads:  # shapes do not reveal it
-            raise ValueError(f"checkpoint ({checkpoint}) must have {heads} heads, as {size}")
+            raise ValueError(
+                f"checkpoint ({checkpoint}) must have {heads} attention heads, like size {size}"
+            )
     weights = state["model"]
     has_head = "head.weight" in weights
     kept = state["config"]["model"] if has_head else {}

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import save_file
 
 from hpm_video.config import FinetuneConfig, PretrainConfig
-from hpm_video.models.build import decoder_heads_of, heads_of
+from hpm_video.models.sizes import decoder_heads_of, heads_of
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from hpm_video.runtime.files import whole_file, write_atomically
 from hpm_video.weights.checkpoint import settings_of
@@ -57,7 +57,7 @@ def write_card(state: Mapping[str, Any], output: Path, *, name: str, origin: Ori
     (architecture,) = _settings(state)["architectures"]
     card = model_card(state, architecture, name=name, origin=origin, pictures=copies)
     write_atomically(output / CARD, [card])
-    return [f"{CARD}: fill in the licence and what there is to know of the videos"]
+    return [f"{CARD}: fill in the licence and what you know about the videos"]
 
 
 def _settings(state: Mapping[str, Any]) -> dict[str, Any]:

@@ -90,8 +90,8 @@ def _timm(state: State, output: Path) -> list[str]:
     tensors, words = export_tensors(state, IMAGE)
     torch.save(tensors, output)
     return [
-        "an image model without class token (class_token=False): what the encoder makes of a clip "
-        "that stands still, at positions averaged over time",
+        "an image model without class token (class_token=False): it gives the encoder's output for "
+        "still clips, with positions averaged over time",
         *words,
     ]
 
@@ -109,8 +109,8 @@ def _onnx(state: State, output: Path) -> list[str]:
     num_bytes = sum(p.numel() * p.element_size() for p in model.module.state_dict().values())
     if num_bytes > _MOST_BYTES:
         raise ValueError(
-            f"weights ({num_bytes} bytes) must be below 2 GiB for one file of ONNX: "
-            "--to torch-export holds more"
+            f"weights ({num_bytes} bytes) must be below 2 GiB to fit into one ONNX file; use "
+            "--to torch-export"
         )
     try:
         program = torch.onnx.export(
@@ -144,13 +144,13 @@ def _torch_export(state: State, output: Path) -> list[str]:
 
 TARGETS = {
     "checkpoint": Target(
-        "one .pt file of ours", _checkpoint, parts=("all", "weights-only", "encoder")
+        "a .pt file of hpm_video", _checkpoint, parts=("all", "weights-only", "encoder")
     ),
     "safetensors": Target("tensors and settings", _safetensors),
     "huggingface": Target("a folder for transformers", _hugging_face, is_folder=True),
-    "official": Target("as VideoMAE's own code", _official),
-    "timm": Target("timm's image transformer", _timm),
-    "onnx": Target("a graph and its weights", _onnx),
+    "official": Target("a file for VideoMAE's own code", _official),
+    "timm": Target("an image transformer of timm", _timm),
+    "onnx": Target("an ONNX graph with its weights", _onnx),
     "torch-export": Target("a program for torch.export.load", _torch_export),
 }
 
@@ -206,10 +206,14 @@ def check_output(output: str | Path, *, source: str | Path | None = None) -> Non
     """
     path = Path(output)
     if source is not None and path.exists() and Path(source).exists() and path.samefile(source):
-        raise ValueError(f"--output ({output}) must be another file than what is read")
+        raise ValueError(
+            f"--output ({output}) must not be the file that is read; choose another name"
+        )
     if path.exists() and not path.is_file():
         kind = "a folder" if path.is_dir() else "a device or a pipe"
-        raise ValueError(f"--output ({output}) is {kind}: must name what does not exist yet")
+        raise ValueError(
+            f"--output ({output}) must not be {kind}; choose a name that does not exist yet"
+        )
     check_can_be_folder(path.parent, name="folder of --output")
 
 

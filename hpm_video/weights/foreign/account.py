@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from hpm_video.models.build import heads_of
+from hpm_video.models.sizes import heads_of
 from hpm_video.weights.foreign.architecture import Architecture
 from hpm_video.weights.foreign.weight_files import Source
 
@@ -42,7 +42,7 @@ class Imported:
         if self.architecture is None or not self.architecture.assumed:
             return ()
         what = ", ".join(self.architecture.assumed)
-        return (f"of model ({self.source.path}) this is assumed: {what}",)
+        return (f"model ({self.source.path}) does not store some of its settings; assumed: {what}",)
 
 
 def in_a_line(found: Imported) -> str:
@@ -61,7 +61,7 @@ def in_a_line(found: Imported) -> str:
 
 def key_table(found: Imported) -> list[str]:
     """A table with a line per tensor: status, name in the file, name in the model, shape, note."""
-    rows = [("what", "in the file", "in the model", "shape", "")]
+    rows = [("status", "in the file", "in the model", "shape", "")]
     for row in found.rows:
         shape = " x ".join(map(str, row.shape)) or "number"
         rows.append((row.status, row.theirs or "-", row.ours or "-", shape, row.note))
@@ -73,7 +73,7 @@ def assumed(found: Imported) -> list[str]:
     """A line that lists the assumptions about a file, or nothing."""
     if found.architecture is None or not found.architecture.assumed:
         return []
-    return [f"assumed  {', '.join(found.architecture.assumed)}: the file does not say"]
+    return [f"assumed  {', '.join(found.architecture.assumed)}: not stored in the file"]
 
 
 def overview(found: Imported) -> list[str]:
@@ -84,7 +84,7 @@ def overview(found: Imported) -> list[str]:
     number = sum(tensor.numel() for tensor in tensors.values())
     lines = [
         f"format   {found.words}",
-        f"tensors  {len(tensors)}, {number / 1e6:.1f} M numbers, {', '.join(types)}",
+        f"tensors  {len(tensors)}, {number / 1e6:.1f} M values, {', '.join(types)}",
     ]
     if "size" in model and model.get("name", "videomae") == "videomae":
         parts = [f"size {model['size']}"]
@@ -100,5 +100,5 @@ def overview(found: Imported) -> list[str]:
     if state["kind"] == "finetune":
         lines.append(f"classes  {state['num_classes']}")
     if found.source.others:
-        lines.append(f"beside   {', '.join(found.source.others)}")
+        lines.append(f"others   {', '.join(found.source.others)}")
     return lines

@@ -22,8 +22,9 @@ from hpm_video.config import (
 )
 from hpm_video.config.settings import config_from_dict
 from hpm_video.config.values import Inflation, Sampling
-from hpm_video.models.build import SIZES, build
-from hpm_video.models.resample import TokenShape
+from hpm_video.models.build import build
+from hpm_video.models.grid import TokenShape
+from hpm_video.models.sizes import SIZES
 from hpm_video.models.vit import IMAGENET_MEAN, IMAGENET_STD
 from hpm_video.weights.foreign.formats import Recognised
 from hpm_video.weights.foreign.rules import Part, Rule, Shape
@@ -211,7 +212,7 @@ def _known(found: Recognised, given: Assumptions) -> Assumptions:
     for name in _WHOLE_NUMBERS:
         value = config.get(name)
         if value is not None and (not isinstance(value, int) or value < 1):
-            raise refusal(path, f"{name} {value}", "a whole number")
+            raise refusal(path, f"{name} {value}", "a whole number of at least 1")
     for name, usual in _ONLY.items():
         if config.get(name, usual) != usual:
             raise refusal(path, f"{name} {config[name]}", str(usual))
@@ -226,7 +227,7 @@ def _known(found: Recognised, given: Assumptions) -> Assumptions:
     said = {n: tuple(v) if isinstance(v, list) else v for n, v in said.items() if v is not None}
     for name, value in said.items():
         if (mine := getattr(given, name)) not in (None, value):
-            raise refusal(path, f"{value} for {name}", str(mine))
+            raise refusal(path, f"{name} {value}", f"{mine}, as given")
     result = replace(given, **said)
     for name, least, words in (
         ("mean", -inf, "three numbers"),
@@ -250,11 +251,11 @@ def _own_frames(found: Recognised) -> dict[str, Any]:
     if values is None:
         return {}
     if not isinstance(values, Mapping) or values.keys() - set(FRAMES):
-        raise refusal(found.source.path, f"{OURS} {values}", f"values of {', '.join(FRAMES)}")
+        raise refusal(found.source.path, f"{OURS} {values}", f"only {', '.join(FRAMES)}")
     try:
         config_from_dict(DataConfig, values)
     except ValueError as error:
-        raise refusal(found.source.path, f"{OURS}: {error}", "settings") from error
+        raise refusal(found.source.path, f"{OURS}: {error}", "valid settings") from error
     return dict(values)
 
 
@@ -273,7 +274,7 @@ def _frames(
     words = [f"{name} {value}" for name, value in likely.items() if name not in given]
     if words:
         of = "no classifier" if num_classes == 0 else f"{num_classes} classes"
-        words[-1] += f" ({of}{'' if known else ', of no data set known here'})"
+        words[-1] += f" ({of}{'' if known else ', unknown data set'})"
     return {**likely, **given}, words
 
 
@@ -326,15 +327,16 @@ def _size(found: Recognised, width: int, num_blocks: int, told: Assumptions) -> 
     fitting = [n for n, size in SIZES.items() if round(width * size.mlp_ratio) == hidden]
     if not fitting:
         ratios = " or ".join(f"{ratio:.4g}" for ratio in {s.mlp_ratio for s in SIZES.values()})
-        raise refusal(path, f"MLPs {hidden} wide at width {width}", f"{ratios} times that")
+        raise refusal(path, f"MLPs of width {hidden}", f"{ratios} times the width {width}")
     same = [name for name in fitting if SIZES[name].width == width]
     name = (same or [name for name in ("base", "giant") if name in fitting])[0]
     size = SIZES[name]
     if same and told.depth is None and num_blocks != size.depth:
         raise refusal(
             path,
-            f"{num_blocks} blocks of the encoder at width {width}",
-            f"{size.depth} as {name} has, or to be told depth {num_blocks}",
+            f"{num_blocks} encoder blocks of width {width}",
+            f"{size.depth}, as in size {name}; if {num_blocks} is right, set --depth {num_blocks} "
+            f"(weights import) or model.depth={num_blocks} (model.init)",
         )
     heads = _told(found, "heads", told.heads or (size.heads if same else None), width)
     values = {"width": width, "depth": told.depth or num_blocks, "heads": heads}
@@ -365,9 +367,8 @@ def _told(found: Recognised, name: str, heads: int | None, width: int) -> int:
         raise refusal(
             found.source.path,
             f"a decoder of width {width}" if name == "decoder_heads" else f"width {width}",
-            f"to be told {name} that divide it ({heads}): files do not say how many there are; "
-            f"hpm-video weights import has --{name.replace('_', '-')}, model.init goes with "
-            f"model.{name}",
+            f"{name} ({heads or 'unknown'}) that divide it; files do not store {name}, so set "
+            f"--{name.replace('_', '-')} (weights import) or model.{name} (model.init)",
         )
     return heads
 
@@ -380,6 +381,6 @@ def _image_rows(found: Recognised) -> int:
         raise refusal(
             found.source.path,
             f"pos_embed {tuple(table.shape)}",
-            "(1, rows * columns, D) of a square image, with at most a class token before",
+            "(1, rows * columns, D) of a square image, after at most one class token",
         )
     return rows

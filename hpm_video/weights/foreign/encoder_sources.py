@@ -17,8 +17,8 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from hpm_video.config import ClipConfig
-from hpm_video.models.build import check_layers
 from hpm_video.models.pixels import as_floats
+from hpm_video.models.sizes import check_layers
 from hpm_video.models.tokens import TokenGrid, patchify
 from hpm_video.models.vit import Encoder
 from hpm_video.runtime.reading import read_json
@@ -152,15 +152,17 @@ class TimmModel(_Normalised):
         words, weights = f"{asked.name} ({OF_TIMM}{architecture})", asked.weights
         # timm would read settings from a hub for names with : or /
         if not timm.is_model(architecture) or {":", "/"} & set(architecture):
-            raise ValueError(f"{words} must name a model of timm: timm.list_models() lists them")
+            raise ValueError(f"{words} must name a timm model; timm.list_models() lists them")
         if weights is None:
             raise ValueError(
-                f"{words} needs a file of weights, as nothing is downloaded and random weights are "
-                f"of no use: give it with {asked.weights_name}=FILE"
+                f"{words} needs a weight file, as nothing is downloaded and random weights are "
+                f"useless; set {asked.weights_name}=FILE"
             )
         model = timm.create_model(architecture, pretrained=False, num_classes=0)
         if not hasattr(model, "forward_intermediates"):
-            raise ValueError(f"{words} must be a model that gives features of its layers")
+            raise ValueError(
+                f"{words} must be a timm model that returns the features of its layers"
+            )
         with told_as(asked.weights_name):
             _load_timm(model, weights)
         settings = timm.data.resolve_model_data_config(model)
@@ -168,7 +170,7 @@ class TimmModel(_Normalised):
         self._keep_colours(asked.mean or settings["mean"], asked.std or settings["std"])
         height, self.side = settings["input_size"][-2:]
         if height != self.side:
-            raise ValueError(f"{words} is for images of {height} x {self.side}: must be square")
+            raise ValueError(f"{words} must take square images, not {height} x {self.side}")
         _check_side(asked, self.side, words)
         depth = len(model.feature_info)
         check_layers(asked.layers, depth, setting=asked.layers_name)
@@ -178,8 +180,8 @@ class TimmModel(_Normalised):
         shapes = {tuple(each.shape[1:]) for each in found}
         if len(shapes) > 1:
             raise ValueError(
-                f"{asked.layers_name} ({self.layers}) of {words} have features of several sizes "
-                f"({', '.join(map(str, sorted(shapes)))}): must be of one"
+                f"{asked.layers_name} ({self.layers}) of {words} must have features of one size, "
+                f"not of {', '.join(map(str, sorted(shapes)))}"
             )
         ((self.width, rows, columns),) = shapes
         assert asked.num_frames is not None
@@ -250,14 +252,14 @@ class HuggingFaceModel(_Normalised):
             self.side = asked.side or _side_of(settings) or whole.config.image_size
             if asked.side is not None and asked.side % patch:
                 raise ValueError(
-                    f"{words} has tokens of {patch} pixels: {asked.clip}crop_size ({asked.side}) "
-                    "must be a multiple of that"
+                    f"{asked.clip}crop_size ({asked.side}) must be a multiple of {patch}, the "
+                    f"token size of {words}"
                 )
         self.side -= self.side % patch
         frames = whole.config.tubelet_size if self.is_video else 1
         num_frames = asked.num_frames
         if num_frames is None:
-            assert self.is_video, "an image model has no length of clips"
+            assert self.is_video, "an image model has no clip length of its own"
             num_frames = whole.config.frames_per_clip
         _check_frames(asked, num_frames, frames, words)
         self.num_frames = num_frames
@@ -272,7 +274,7 @@ class HuggingFaceModel(_Normalised):
             for path, part in self.model.named_modules()
             if path.split(".")[-1] in _FINAL_NORMS and id(part) not in inner
         ]
-        assert len(norms) == 1, f"{kind} has {len(norms)} norms at its end"
+        assert len(norms) == 1, f"{kind} has {len(norms)} final norms"
         self.norm = norms[0]
 
     def forward(self, clips: Tensor) -> list[Tensor]:
@@ -304,14 +306,13 @@ def _load_hugging_face(folder: Path, kind: str, words: str) -> Any:
         import transformers  # noqa: PLC0415 - optional, and takes seconds
     except ImportError as error:
         raise ValueError(
-            f"{words} is a model of transformers, which is not installed: "
-            "pip install 'hpm_video[transformers]'"
+            f"{words} needs the package transformers: pip install 'hpm_video[transformers]'"
         ) from error
     of_kind = getattr(transformers, OF_HUGGING_FACE[kind], None)
     if of_kind is None:
         raise ValueError(
             f"{words} is of model_type {kind}, which transformers {transformers.__version__} does "
-            "not have: install a newer one"
+            "not support; install a newer version"
         )
     logging = transformers.utils.logging
     shows_bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
@@ -346,7 +347,7 @@ def model_type(folder: Path) -> object:
         return None
     settings = _read(file)
     if "quantization_config" in settings:
-        raise ValueError(f"{folder} holds quantised weights: must be of floating-point numbers")
+        raise ValueError(f"{folder} must hold floating-point weights, not quantised ones")
     return settings.get("model_type")
 
 
@@ -355,9 +356,9 @@ def _read_preprocessor(folder: Path, words: str) -> dict[str, Any]:
     there = [folder / name for name in _PREPROCESSORS if (folder / name).is_file()]
     if not there:
         raise ValueError(
-            f"{words} has no {' or '.join(_PREPROCESSORS)}, which says how its pixels are "
-            "normalised: copy it from the model's own folder, or a probe's encoder.mean and "
-            "encoder.std say it"
+            f"{words} has no {' or '.join(_PREPROCESSORS)}, which says how to normalise pixels; "
+            "copy it from the model's original folder, or, for a probe, set encoder.mean and "
+            "encoder.std"
         )
     settings = {"do_rescale": True, "do_normalize": True, **_read(there[0])}
     if settings["do_normalize"]:
@@ -392,22 +393,24 @@ def _read(file: Path) -> dict[str, Any]:
     try:
         found = read_json(file)
     except ValueError as error:
-        raise ValueError(f"{file} is no JSON ({error}): must hold settings") from error
+        raise ValueError(f"{file} must hold settings as JSON: {error}") from error
     if not isinstance(found, dict):
-        raise ValueError(f"{file} holds a {type(found).__name__}: must hold settings")
+        raise ValueError(
+            f"{file} must hold a JSON object of settings, not a {type(found).__name__}"
+        )
     return found
 
 
 def _check_frames(asked: Asked, num_frames: int, tubelet_size: int, words: str) -> None:
     if num_frames % tubelet_size:
         raise ValueError(
-            f"{words} has tokens of {tubelet_size} frames: {asked.frames_name} ({num_frames}) must "
-            "be a multiple of that"
+            f"{asked.frames_name} ({num_frames}) must be a multiple of {tubelet_size}, the frames "
+            f"per token of {words}"
         )
 
 
 def _check_side(asked: Asked, side: int, words: str) -> None:
     if asked.side not in (None, side):
         raise ValueError(
-            f"{words} is of {side} pixels: {asked.clip}crop_size ({asked.side}) must be {side}"
+            f"{asked.clip}crop_size ({asked.side}) must be {side}, the input size of {words}"
         )

@@ -61,7 +61,7 @@ def source_of_others(model: str, asked: Asked) -> Source | None:
     if asked.weights is not None and not model.startswith(OF_TIMM):
         raise ValueError(
             f"{asked.weights_name} ({asked.weights}) must be left out for {asked.name} ({model}): "
-            "it has its own"
+            "that model has its own weights"
         )
     kind = library_model(model, name=asked.name)
     if kind is None:
@@ -74,8 +74,8 @@ def source_of_others(model: str, asked: Asked) -> Source | None:
     for name, tensor in source.state_dict().items():
         if not is_finite(tensor):
             raise ValueError(
-                f"{asked.name} ({model}) must hold finite numbers, and {name} does not: fetch the "
-                "weights again"
+                f"{asked.name} ({model}) must hold finite numbers, but {name} has NaN or infinity; "
+                "download the weights again"
             )
     return source
 
@@ -97,7 +97,7 @@ def library_model(model: str, *, name: str) -> str | None:
         return None
     if kind not in OF_HUGGING_FACE:
         known = ", ".join(("videomae", *OF_HUGGING_FACE))
-        raise ValueError(f"{name} ({model}) is of model_type {kind}: must be one of {known}")
+        raise ValueError(f"{name} ({model}) has model_type {kind}: must be one of {known}")
     return str(kind)
 
 
@@ -136,7 +136,7 @@ class FrozenEncoder(nn.Module):
         """Input and output sizes, for the log."""
         source = self.source
         return (
-            f"{self.width} numbers of each token in a layer, clips of {source.side} x "
+            f"{self.width} features per token and layer, clips of {source.side} x "
             f"{source.side} pixels, {source.grid}"
         )
 

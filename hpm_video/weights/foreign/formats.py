@@ -141,8 +141,8 @@ IMAGE = Layout(
         *renamed([("norm", "fc_norm"), ("head", "head")], part="head"),
     ),
     unused={
-        "cls_token": "the encoder has no class token, so that outputs are not quite the image's",
-        "mask_token|vis_mask_token|decoder_.*": "of a decoder of images",
+        "cls_token": "ours has no class token, so outputs differ slightly from the image model's",
+        "mask_token|vis_mask_token|decoder_.*": "of an image decoder",
     },
     is_image=True,
 )
@@ -189,7 +189,7 @@ def recognise(source: Source) -> Recognised:
     names = {name.removeprefix(_BACKBONE): there for name, there in names.items()}
     if len(names) < len(source.tensors):
         twice = next(n for n in source.tensors if n not in names.values())
-        raise refusal(source.path, f"{twice} by two names", "each tensor once")
+        raise refusal(source.path, f"{twice} under two names", "each tensor once")
     _refuse_of_others(names, source)
     known = {
         layout: sum(bool(layout.part_of(name) or layout.why_unused(name)) for name in names)
@@ -200,8 +200,8 @@ def recognise(source: Source) -> Recognised:
         raise refusal(
             source.path,
             f"{len(names)} tensors such as {', '.join(sorted(names)[:4])}",
-            "one of our checkpoints, or the names of VideoMAE (official or Hugging Face), of MAE, "
-            "HPM or timm",
+            "a checkpoint of hpm-video, or tensor names of VideoMAE (official or Hugging Face), "
+            "MAE, HPM or timm",
         )
     tensors = {name: source.tensors[there].detach() for name, there in names.items()}
     table = tensors.get("pos_embed")
@@ -214,12 +214,12 @@ def recognise(source: Source) -> Recognised:
 
 def _refuse_of_others(names: Mapping[str, str], source: Source) -> None:
     """Raise ValueError for known formats that fit none of our models."""
-    there = "probes, features and loss.target_model take it"
     kind = source.config.get("model_type", "videomae")
     if kind != "videomae":
         raise ValueError(
-            f"weights ({source.path}) are those of a {kind} of Hugging Face, which fit no model of "
-            f"ours: {there} as it is, if they know {kind}"
+            f"weights ({source.path}) are of a Hugging Face model of type {kind}, which cannot be "
+            f"imported; if {kind} is supported, hpm-video probe, hpm-video features and "
+            "loss.target_model take the folder as it is"
         )
     embedding = source.tensors.get(names.get("patch_embed.proj.weight", ""))
     # V-JEPA has tokens of several frames like VideoMAE, but a bias of k like image models
@@ -227,11 +227,12 @@ def _refuse_of_others(names: Mapping[str, str], source: Source) -> None:
         return
     if "pos_embed" in names:
         raise ValueError(
-            f"weights ({source.path}) are those of V-JEPA, the first one, which fit no model of "
-            "ours and which transformers does not have: use V-JEPA 2"
+            f"weights ({source.path}) are of the first V-JEPA, which neither hpm-video nor "
+            "transformers supports; use V-JEPA 2"
         )
     raise ValueError(
-        f"weights ({source.path}) are those of V-JEPA 2, which fit no model of ours: {there} as "
-        "a folder of Hugging Face, such as facebook/vjepa2-vitl-fpc64-256, or as the one that "
-        "convert_vjepa2_to_hf.py in the repository of transformers makes of this file"
+        f"weights ({source.path}) are of V-JEPA 2, which cannot be imported; give a Hugging Face "
+        "folder, such as hf://facebook/vjepa2-vitl-fpc64-256, to hpm-video probe, hpm-video "
+        "features or loss.target_model. convert_vjepa2_to_hf.py from the transformers repository "
+        "converts this file to such a folder"
     )

@@ -26,7 +26,7 @@ def without_features(state: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[
     kept = {n: value for n, value in state["model"].items() if not n.startswith(of_decoder)}
     if len(kept) == len(state["model"]):
         return state, []
-    words = f"left out, as it reconstructs features (loss.target {config.loss.target}): the decoder"
+    words = f"left out: the decoder, as it reconstructs features (loss.target {config.loss.target})"
     return {**state, "model": kept}, [words]
 
 
@@ -40,13 +40,15 @@ def export_tensors(state: Mapping[str, Any], layout: Layout) -> tuple[dict[str, 
     config = settings_of(state)
     if isinstance(config, FinetuneConfig) and config.model.name != "videomae":
         raise ValueError(
-            f"model.name ({config.model.name}) must be videomae: other formats have no such model"
+            f"model.name ({config.model.name}) must be videomae for format {layout.name}; use "
+            "--to checkpoint or --to safetensors"
         )
     pooling = config.model.pooling if isinstance(config, FinetuneConfig) else "mean_norm"
     if pooling != "mean_norm" and "head.weight" in state["model"]:
         raise ValueError(
-            f"model.pooling ({pooling}) must be mean_norm for a classifier in {layout.name}, which "
-            "has no other: export a checkpoint, safetensors or a program, or its --encoder alone"
+            f"model.pooling ({pooling}) must be mean_norm for a classifier in format "
+            f"{layout.name}; use --to checkpoint, safetensors, onnx or torch-export, or add "
+            "--encoder"
         )
     tokens = tokens_of(state)
     weights: dict[str, Tensor] = dict(state["model"])
@@ -58,8 +60,9 @@ def export_tensors(state: Mapping[str, Any], layout: Layout) -> tuple[dict[str, 
         )
     elif trained != tokens.grid:
         raise ValueError(
-            f"positions of {trained}, interpolated to {tokens.grid}, have no place in "
-            f"{layout.name}, which computes those of the grid alone"
+            f"positions of {trained}, interpolated to {tokens.grid}, cannot be stored in format "
+            f"{layout.name}, which computes positions from the grid alone; use --to checkpoint or "
+            "--to safetensors"
         )
     tensors: dict[str, Tensor] = {}
     used: set[str] = set()
@@ -74,7 +77,7 @@ def export_tensors(state: Mapping[str, Any], layout: Layout) -> tuple[dict[str, 
     of_ours = ("predictor.", "pixel_predictor.")
     may_be = (*of_ours, *(("decoder_input.", "reconstructor.") if layout.is_image else ()))
     lost = [name for name in left_out if not name.startswith(may_be)]
-    refuse(lost, f"weights have no place in {layout.name}")
+    refuse(lost, f"format {layout.name} cannot store these weights")
     counts = Counter(name.split(".")[0] for name in left_out)
     named = ", ".join(f"{name} ({number} tensors)" for name, number in counts.items())
-    return tensors, [f"left out, as the format has no place for it: {named}"] if left_out else []
+    return tensors, [f"left out, as the format cannot store it: {named}"] if left_out else []

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from hpm_video.config import EncoderConfig, FinetuneConfig, ModelConfig, PretrainConfig
 from hpm_video.method.teacher import Teacher
-from hpm_video.models.build import HPM, SIZES, token_grid
-from hpm_video.models.resample import Tokens, TokenShape, describe_fit, fit_tokens, resample_head
+from hpm_video.models.build import HPM, token_grid
+from hpm_video.models.grid import TokenShape
+from hpm_video.models.resample import Tokens, describe_fit, fit_tokens, resample_head
+from hpm_video.models.sizes import SIZES
 from hpm_video.weights.checkpoint import load_weights, settings_of, tokens_of, trained_grid
 from hpm_video.weights.foreign.account import Imported, assumed
 from hpm_video.weights.misfits import is_finite, refuse
@@ -57,7 +59,7 @@ class InitParts:
         self._file = {_as_of_two(name, self._theirs): name for name in found.state["model"]}
         if not any(name.startswith("encoder.") for name in self._file):
             raise ValueError(
-                f"model.init ({self._init}) must hold an encoder of VideoMAE's kind: it is of "
+                f"model.init ({self._init}) must hold a VideoMAE encoder, not "
                 f"{getattr(self._theirs.model, 'name', 'none')}"
             )
         model, data = config.model, config.data
@@ -111,7 +113,7 @@ class InitParts:
         chosen, own = self._chosen(weights if is_asked else {}, teacher)
         source = f"teacher of {self._init}"
         infinite = [name for name, value in chosen.items() if not is_finite(value)]
-        refuse([f"{n} holds numbers that are not finite" for n in infinite], f"weights ({source})")
+        refuse([f"{n} has values that are not finite" for n in infinite], f"weights ({source})")
         there = set(map(_module, chosen))
         copied = [name for name in own.values() if _module(name) not in there]
         load_weights(teacher, chosen, source=source, allow_missing=copied)
@@ -134,7 +136,9 @@ class InitParts:
         return [*table, *assumed(self.found), *self._warnings()]
 
     def _drop(self, part: str, number: int) -> None:
-        row = _Row(part, _origin(part, self._theirs), 0, number, "dropped: this run has none")
+        row = _Row(
+            part, _origin(part, self._theirs), 0, number, "dropped: this run has no such part"
+        )
         self._rows.append(row)
 
     def _reasons(self) -> dict[str, str]:
@@ -147,7 +151,7 @@ class InitParts:
             elif part not in there:
                 reasons[part] = "not in the file"
         if "decoder" in reasons:
-            reasons.setdefault("predictor", "it reads what the decoder reads, which starts fresh")
+            reasons.setdefault("predictor", "it reads the input of the decoder, which starts fresh")
         return reasons
 
     def _chosen(
@@ -212,7 +216,7 @@ class InitParts:
             if unlike.keys() == {"model.predictor_depth"}:
                 kept |= {"decoder", "teacher"}
             parts = [part for part in mine.model.parts_of_init if part in kept]
-            advice += f", or model.init_parts=[{','.join(parts)}] to begin the others fresh"
+            advice += f", or model.init_parts=[{','.join(parts)}] to start the other parts fresh"
         raise ValueError(f"{differ}, as in the weights of model.init ({self._init}): add {advice}")
 
     def _warnings(self) -> list[str]:
@@ -220,8 +224,9 @@ class InitParts:
         if "decoder" in self._why_fresh or not isinstance(theirs, PretrainConfig):
             return []
         return [
-            f"warning: loss.{name} ({_said(getattr(mine, name))}) was {_said(there)} for these "
-            f"weights: the decoder has learnt another target; loss.{name}={_said(there)} goes on"
+            f"warning: loss.{name} ({_said(getattr(mine, name))}) was {_said(there)} when "
+            f"these weights were trained; the decoder learnt another target, which "
+            f"loss.{name}={_said(there)} keeps"
             for name in ("normalize_targets", "target_model")
             if (there := getattr(theirs.loss, name)) != getattr(mine, name)
         ]

@@ -8,10 +8,10 @@ from torch import nn
 
 from hpm_video.config import FinetuneConfig, PretrainConfig
 from hpm_video.models.adapters import plain_name
-from hpm_video.models.build import SIZES, heads_of
 from hpm_video.models.decoder import DecoderInput
 from hpm_video.models.hpm import HPM
 from hpm_video.models.resample import Tokens
+from hpm_video.models.sizes import SIZES, heads_of
 from hpm_video.models.vit import Encoder
 from hpm_video.runtime.files import write_atomically
 from hpm_video.weights.foreign.account import Imported, Row, key_table
@@ -89,7 +89,7 @@ def write_init_table(
             note = changed.get(name)
             rows.append(replace(found_as, status="interpolated", note=note) if note else found_as)
         elif row.theirs:
-            note = "allowed not to fit" if row.ours in initialised else "not of this model"
+            note = "does not fit, allowed" if row.ours in initialised else "not in this model"
             rows.append(replace(row, ours="", status="unused", note=note))
     for name in changed.keys() - own.keys():
         table = model.get_buffer(name)

@@ -83,7 +83,7 @@ THREE_MATRICES = Change(
 THREE_BIASES = Change(
     lambda theirs, _: list(theirs[0].chunk(3)[::2]),
     lambda ours, _: [torch.cat([ours[0], torch.zeros_like(ours[0]), ours[1]])],
-    note="k's part left out: it changes no output",
+    note="bias of k dropped: it does not change the output",
 )
 # Theirs: (1, rows * columns, D) for an image; ours: (N, D), repeated over time. The inverse is the
 # mean over time.

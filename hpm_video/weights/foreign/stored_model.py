@@ -61,9 +61,9 @@ def read_model(
     found = import_weights(source, assumptions=assumptions)
     part, words = "head.weight", "a classifier"
     if kind == "pretrain":
-        part, words = "decoder_input.mask_token", "a pre-training with its decoder"
+        part, words = "decoder_input.mask_token", "a pre-trained model with its decoder"
     if part not in found.state["model"]:
-        raise ValueError(f"{name} holds {found.words}: must be {words}")
+        raise ValueError(f"{name} must hold {words}, but holds {found.words}")
     return StoredModel(place, found.state, found.notes)
 
 
@@ -87,6 +87,7 @@ def version_of(model: str | Path) -> tuple[Path, int, int]:
 def _place_of(model: str | Path) -> Path:
     if str(model).startswith("timm:"):
         raise ValueError(
-            f"checkpoint ({model}) is an encoder alone: probe, features and hpm_video.embed take it"
+            f"checkpoint ({model}) is only an encoder; use it with hpm-video probe, hpm-video "
+            "features or hpm_video.embed"
         )
     return local_model(model)

@@ -88,18 +88,18 @@ def account_of(
     rows: list[Row] = []
     for name, tensor in weights.items():
         if name in others or name in wrong:
-            note = "not of the encoder" if name in others else f"{wrong[name]}; allowed"
+            note = "not in the encoder" if name in others else f"{wrong[name]}; allowed"
             rows.append(Row(name, "", "unused", tuple(tensor.shape), note))
             continue
         rows.append(Row(name, name, "loaded", tuple(tensor.shape)))
         if not is_finite(tensor):
-            refused.append(f"{name} holds numbers that are not finite")
+            refused.append(f"{name} has values that are not finite")
     rows += [
         Row("", name, "initialised", tuple(like.shape), "is missing")
         for name, like in expected.items()
         if name in wrong
     ]
-    refuse(refused, f"weights ({source}) do not fit the model of their own settings")
+    refuse(refused, f"weights ({source}) do not fit the model that their own settings describe")
     return rows
 
 
@@ -111,14 +111,14 @@ def _expected(state: Mapping[str, Any], *, source: str | Path) -> dict[str, Tens
     except (ValueError, TypeError, KeyError, AttributeError) as error:  # invalid settings
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         wanted = "a checkpoint of hpm-video"
-        raise refusal(source, f"settings of no model ({reason})", wanted) from error
+        raise refusal(source, f"invalid settings ({reason})", wanted) from error
 
 
 def _build_own(state: Mapping[str, Any]) -> nn.Module:
     config, classes = settings_of(state), state.get("classes")
     num_classes = state["num_classes"] if isinstance(config, FinetuneConfig) else 0
     if classes is not None and len(classes) != num_classes:
-        raise ValueError(f"{len(classes)} names of {num_classes} classes")
+        raise ValueError(f"{len(classes)} names for {num_classes} classes")
     return build(config, num_classes=num_classes or 1)  # an encoder exported alone has 0
 
 
@@ -144,7 +144,7 @@ def _convert(
             why = "; ".join(f"{name} {word}" for name, word in wrong.items())
             rows += [Row("", o, "initialised", tuple(expected[o].shape), why) for o in rule.ours]
             for name, tensor in there.items():
-                note = "allowed" if name in wrong else f"of no use without {', '.join(wrong)}"
+                note = "allowed" if name in wrong else f"unusable without {', '.join(wrong)}"
                 rows.append(Row(names[name], "", "unused", tuple(tensor.shape), note))
             continue
         theirs = [tensor.float() for tensor in there.values()]
@@ -152,7 +152,7 @@ def _convert(
         weights |= {n: v.contiguous().clone() for n, v in zip(rule.ours, ours, strict=True)}
         called = ", ".join(names[name] for name in rule.theirs)
         if not all(map(is_finite, theirs)):
-            refused.append(f"{called} holds numbers that are not finite")
+            refused.append(f"{called} has values that are not finite")
         dtype = str(tensors[rule.theirs[0]].dtype).removeprefix("torch.")
         notes = [rule.change.note, f"was {dtype}" if dtype != "float32" else ""]
         for name in rule.ours:
@@ -188,7 +188,7 @@ def _why_unused(layout: Layout, name: str, architecture: Architecture) -> str | 
     if part is None or part in architecture.parts:
         return layout.why_unused(name)
     if part == "head" and "norm" in architecture.parts:
-        return "of a classifier that looks at one token: ours looks at the mean of all"
+        return "of a classifier that reads one token: ours reads the mean of all tokens"
     return f"of the {part}"
 
 
@@ -202,7 +202,10 @@ def _folded(weights: dict[str, Tensor], architecture: Architecture) -> dict[str,
         return weights
     ours, theirs = torch.tensor(both, dtype=torch.float64).unbind()
     if missing := {"encoder.embed.weight", "encoder.embed.bias"} - weights.keys():
-        raise ValueError(f"mean and std other than ImageNet's need {', '.join(sorted(missing))}")
+        raise ValueError(
+            f"weights must have {' and '.join(sorted(missing))} for a mean and std other than "
+            "ImageNet's"
+        )
     weight = weights["encoder.embed.weight"].double().unflatten(1, (-1, 3))
     bias = weights["encoder.embed.bias"].double()
     bias = bias + (weight * (ours[0] - theirs[0]) / theirs[1]).sum(dim=(1, 2))
@@ -229,11 +232,11 @@ def _classes(config: Mapping[str, Any], num_classes: int, *, path: Path) -> list
     names = config.get("id2label") if num_classes else None
     names = names or {}
     if not isinstance(names, Mapping):
-        raise refusal(path, "no names in id2label", "{number: name}")
+        raise refusal(path, f"id2label of type {type(names).__name__}", "{number: name}")
     classes = [str(name) for name in names.values()]
     if all(name.startswith("LABEL_") for name in classes):  # default names of transformers
         return None
     if names.keys() != set(map(str, range(num_classes))):
-        wanted = f"those of the classes 0 to {num_classes - 1}"
+        wanted = f"names for the classes 0 to {num_classes - 1}"
         raise refusal(path, f"{len(names)} names in id2label", wanted)
     return [str(names[str(number)]) for number in range(num_classes)]

@@ -29,16 +29,16 @@ from hpm_video.weights.torch_files import UNREADABLE, ZIP, ClaimError, read_torc
 CONTAINERS = ("model", "module", "state_dict", "model_state_dict", "target_encoder", "encoder")
 
 _DEEPSPEED = "mp_rank_00_model_states.pt"
-_EXPECTED = "a checkpoint of PyTorch or a safetensors file"
+_EXPECTED = "a PyTorch checkpoint or a safetensors file"
 # First bytes of files that are sometimes mistaken for weights
 _BEGINNINGS = {
-    b"<": "a page of the web, as failed downloads leave",
-    b"version https://git-lfs": "a pointer of Git LFS: the file itself was not fetched",
+    b"<": "a web page, probably from a failed download",
+    b"version https://git-lfs": "a Git LFS pointer: the file itself was not fetched (git lfs pull)",
     b"\x89HDF": "an HDF5 file",
-    b"\x1f\x8b": "a gzip archive: must be unpacked first",
-    b"\x89PNG": "a picture",
-    b"\xff\xd8\xff": "a picture",
-    b"RIFF": "a video or sound",
+    b"\x1f\x8b": "a gzip archive: unpack it first",
+    b"\x89PNG": "an image",
+    b"\xff\xd8\xff": "an image",
+    b"RIFF": "a video or audio file",
     b"%PDF": "a PDF",
 }
 
@@ -70,7 +70,7 @@ def read_weights(path: str | Path, *, container: str | None = None) -> Source:
     path = local_model(path)
     source = _read_folder(path, container) if path.is_dir() else _read_file(path, container)
     if container is not None and source.container != container:
-        raise ValueError(f"container ({container}) must be left out: {path} has none to choose")
+        raise ValueError(f"container ({container}) must be left out: {path} has no containers")
     for name in source.tensors:
         if not name.isprintable():  # names are printed to the terminal
             raise refusal(path, f"a tensor {name!r}", "a printable name")
@@ -115,8 +115,8 @@ def _read_folder(path: Path, container: str | None) -> Source:
     try:
         return _ours(find_checkpoint(path), load_checkpoint(path))
     except FileNotFoundError as error:
-        there = f"a folder of {_few(sorted(p.name for p in path.iterdir()))}"
-        words = str(refusal(path, there, "a run, or a folder of Hugging Face or DeepSpeed"))
+        there = f"a folder with {_few(sorted(p.name for p in path.iterdir()))}"
+        words = str(refusal(path, there, "a folder of a run, Hugging Face or DeepSpeed"))
         raise FileNotFoundError(words) from error
 
 
@@ -140,7 +140,7 @@ def _read_safetensors(files: list[Path], path: Path) -> Source:
         try:
             rest = {k: v if k == "kind" else parse_json(v) for k, v in header.items()}
         except json.JSONDecodeError as error:
-            raise _unreadable(path, f"a header that is no JSON ({error})") from error
+            raise _unreadable(path, f"a header that is not valid JSON ({error})") from error
         return _ours(path, {**rest, "model": tensors})
     return Source(path, tensors)
 
@@ -165,10 +165,10 @@ def _read_torch(path: Path, start: bytes, container: str | None) -> Source:
     inside = container or next((n for n in CONTAINERS if isinstance(found.get(n), Mapping)), "")
     weights = found[inside] if inside else found
     if not isinstance(weights, Mapping) or not weights:
-        raise _unreadable(path, f"no weights in {inside or 'it'}")
+        raise _unreadable(path, f"no weights{f' in {inside}' if inside else ''}")
     for name, value in weights.items():
         if not isinstance(value, Tensor):
-            containers = f"tensors, or one of {', '.join(CONTAINERS)} that holds them"
+            containers = f"tensors, at the top level or in one of {', '.join(CONTAINERS)}"
             raise refusal(path, f"{name}, a {type(value).__name__}", containers)
     others = tuple(name for name in names if name != inside) if inside else ()
     return Source(path, {str(n): v for n, v in weights.items()}, container=inside, others=others)
@@ -202,9 +202,9 @@ def _words(path: Path, start: bytes, error: Exception) -> str:
         return "an empty file"
     if start.startswith(ZIP):
         if isinstance(error, zipfile.BadZipFile):
-            return "a zip archive without its end: half-written, or not wholly downloaded"
+            return "a zip archive without its end, half-written or not completely downloaded"
         if re.search(r"data\.pkl|not in a subdirectory", str(error)):
-            return "a zip archive without weights, as programs of torch.export are"
+            return "a zip archive without weights, such as a torch.export program"
     else:
         known = (words for mark, words in _BEGINNINGS.items() if start.lstrip().startswith(mark))
         if words := next(known, ""):
@@ -213,11 +213,11 @@ def _words(path: Path, start: bytes, error: Exception) -> str:
         found := re.search(r"GLOBAL (\S+)", str(error))
     ):
         name = found[1].strip(".,`'\"")
-        return f"a Python object ({name}), which can only be read by running code from the file"
+        return f"a Python object ({name}), and reading it would run code stored in the file"
     first = (str(error).strip() or type(error).__name__).splitlines()[0]
     if first.startswith("Weights only"):  # PyTorch's advice to load it unsafely
         first = "neither its zip archive nor a pickle of tensors"
-    return f"what PyTorch cannot read ({first[:120]})"
+    return f"a file that PyTorch cannot read ({first[:120]})"
 
 
 def _unreadable(path: Path, found: str) -> ValueError:
@@ -228,7 +228,7 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = read_json(path)
     except ValueError as error:
-        raise refusal(path, f"no JSON ({error})", "settings") from error
+        raise refusal(path, f"invalid JSON ({error})", "settings") from error
     if not isinstance(found, dict):
         raise refusal(path, f"a {type(found).__name__}", "settings")
     return found

@@ -29,7 +29,7 @@ def why(error: Exception) -> str:
         return str(error)
     text = str(error)
     if isinstance(error, MemoryError):
-        text = f"reading it takes more memory than its reader may have ({text or 'no details'})"
+        text = f"reading it takes more memory than a reader may use ({text or 'no details'})"
     return " ".join(f"{type(error).__name__}: {text}".split())[:_LONGEST_REASON]
 
 
@@ -37,7 +37,7 @@ def check_picture(height: int, width: int) -> None:
     """Raise UnreadableError for pictures that are too large to decode."""
     if height * width > MOST_PIXELS:
         raise UnreadableError(
-            f"pictures of {width} x {height} pixels must have at most {MOST_PIXELS:,}: scale them"
+            f"{width} x {height} pixels must be at most {MOST_PIXELS:,}: scale the frames down"
         )
 
 
@@ -48,7 +48,8 @@ def check_clip(num_frames: int, height: int, width: int) -> None:
     if size > MOST_CLIP_BYTES:
         raise UnreadableError(
             f"{num_frames} frames of {width} x {height} pixels ({size / 2**30:.1f} GiB) must take "
-            f"at most {MOST_CLIP_BYTES / 2**30:g} GiB: read fewer, or hpm-video data transcode"
+            f"at most {MOST_CLIP_BYTES / 2**30:g} GiB: read fewer, or shrink them with "
+            "hpm-video data transcode"
         )
 
 
@@ -78,7 +79,7 @@ def why_no_decord() -> str | None:
         case ["decord2"]:
             return None
         case ["decord"]:  # lacks AV1; our rules for which files it reads are decord2's
-            was = f"decord {versions['decord']} is installed in place of decord2"
+            was = f"decord {versions['decord']} is installed instead of decord2"
         case []:
             return "decord2 is not installed"
         case _:  # both install one folder, with the files of the later one

@@ -78,7 +78,7 @@ def open_video(
             _check_refused_picture(path)
     except AttributeError as error:  # no codec context
         container.close()
-        raise UnreadableError("has video of an unknown kind") from error
+        raise UnreadableError("has video with an unknown codec") from error
     except UnreadableError:
         container.close()
         raise

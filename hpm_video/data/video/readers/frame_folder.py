@@ -93,14 +93,14 @@ def frames_among(names: Iterable[str]) -> FrameFiles:
         said = sorted(f"{before}#{after} ({count})" for before, after, count in counted)
         more = ", ..." if len(said) > 3 else ""
         raise UnreadableError(
-            f"is a folder of images of several names: {printable(', '.join(said[:3]))}{more}: "
-            "keep the frames of one video in a folder of their own"
+            f"is a folder of images with several names: {printable(', '.join(said[:3]))}{more}: "
+            "keep the frames of each video in a folder of its own"
         )
     found = sorted(next(iter(several.values())))
     for (number, _, name), (other, _, other_name) in pairwise(found):
         if number == other:
             raise UnreadableError(
-                f"has two frames of number {number}: {printable(name)}, {printable(other_name)}"
+                f"has two frames with number {number}: {printable(name)}, {printable(other_name)}"
             )
     return _frame_files(found, num_images - len(found))
 
@@ -140,8 +140,8 @@ def gaps(numbers: npt.NDArray[np.int64]) -> str:
 
 def untimed(*, is_folder: bool) -> str:
     """The message for a video without frame times."""
-    said = "does not say when its frames are shown"
-    return f"{said}, as a file {FPS_FILE} in the folder or above it would" if is_folder else said
+    said = "has no frame times"
+    return f"{said}, and no {FPS_FILE} in the folder or above it" if is_folder else said
 
 
 def folder_fps(folder: str) -> float:
@@ -163,7 +163,7 @@ def folder_fps(folder: str) -> float:
             fps = 0.0
         if not 0 < fps <= _MOST_FPS:
             raise UnreadableError(
-                f"{printable(file)} must hold its frames per second alone, such as 25 or "
+                f"{printable(file)} must hold only the frames per second, such as 25 or "
                 f"30000/1001, above 0 and at most {_MOST_FPS}"
             )
         return fps

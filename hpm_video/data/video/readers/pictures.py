@@ -40,8 +40,8 @@ _ORIENTATIONS = {
 }
 _MOST_TRIED = 100  # frames that are opened to find the frame size
 _NO_VECTORS = (
-    "has no motion vectors, as it is no file of video: hpm-video data transcode makes one with "
-    "some, or take another masking.source than codec"
+    "has no motion vectors, as it is not a video file: hpm-video data transcode makes one that has "
+    "them, or set another masking.source than codec"
 )
 
 
@@ -188,7 +188,7 @@ def _opened(path: str) -> Image.Image:
 def _reason(error: Exception) -> str:
     """Why an image cannot be read."""
     if isinstance(error, UnidentifiedImageError):
-        return "is no image (JPEG, PNG, WebP or BMP), or its header is damaged"
+        return "is not an image (JPEG, PNG, WebP or BMP), or its header is damaged"
     if isinstance(error, OSError):  # the system's, or Pillow's own message
         return (error.strerror or " ".join(str(error).split())).lower()
     return why(error)

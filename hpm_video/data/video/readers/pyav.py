@@ -123,11 +123,11 @@ class PyavReader:
         told = self.table
         table = counted_table(self._path, told.num_bytes, told.mtime_ns)
         if not told.fits(self._path):
-            raise UnreadableError("was changed while it was read")
+            raise UnreadableError("changed while it was read")
         if table.num_frames != told.num_frames:
-            raise UnreadableError(f"holds {table.num_frames} frames and claims {told.num_frames}")
+            raise UnreadableError(f"has {table.num_frames} frames but claims {told.num_frames}")
         if table.is_regular:
-            table = _counted(table, "frames that decode only in a row")
+            table = _counted(table, "frames that decode only in sequence")
         self._use(table)
 
     def _lacks(self, index: int) -> UnreadableError:

@@ -84,7 +84,7 @@ class _Packets:
         if self.trouble:
             return
         if fields is not None and fields.is_field(memoryview(packet)):
-            self.trouble = "two packets a frame (fields)"
+            self.trouble = "two packets per frame (fields)"
         elif packet.is_corrupt:
             self.trouble = "damaged packets"
         elif any(kind in _PARAMETERS for kind in kinds):
@@ -195,20 +195,20 @@ def _why_irregular(known: FrameTable, context: av.VideoCodecContext, noted: _Pac
         return NO_TIMES
     decoded = [time for time in noted.dts if time is not None]
     if any(after < before for before, after in pairwise(decoded)):
-        return "times that start again"
+        return "timestamps that restart"
     if noted.starts[:1] != [0]:
-        return "a beginning in the middle of a group of pictures"
+        return "a start inside a group of pictures"
     first = noted.times[0]
     known_times = [time for time in times if time is not None]
     if first is not None and min(known_times) < first:
-        return "a beginning in the middle of a group of pictures"
+        return "a start inside a group of pictures"
     rising = all(before < after for before, after in pairwise(known_times))
     if not context.has_b_frames and not rising:
         return OTHER_ORDER
     if context.has_b_frames and rising and context.name in ("h264", "hevc"):
         return DECODING_TIMES
     if known.codec in _REFERRING and noted.num_keys == len(noted.times) > 1:
-        return "nothing but keyframes, which may be none"
+        return "only keyframes, some of them perhaps falsely marked"
     return ""
 
 
@@ -310,15 +310,15 @@ def _decoded_table(
         elif out.times != table.times.tolist():
             why = OTHER_ORDER
         elif len(out.sizes) > 1 or (height, width) != (table.height, table.width):
-            why = "pictures of several sizes"
+            why = "frames of several sizes"
     first = out.times[0]
-    if first is not None and why != "times that start again":
+    if first is not None and why != "timestamps that restart":
         # Ignore errors of frames before the first one that counts
         out.damaged = {time for time in out.damaged if time == -1 or time >= first}
     before = [t for t in noted.times if t is not None and first is not None and t < first]
     lost = max(0, table.num_frames - len(out.times)) if "fields" not in why else out.num_failed
     lost += _num_beyond(stream, table.num_bytes)
-    starts_again = why == "times that start again"
+    starts_again = why == "timestamps that restart"
     shown = [time for time in out.times if time is not None]
     if why and why != NO_TIMES and all(one < other for one, other in pairwise(shown)):
         table = replace(table, fps=_likely_fps(table, np.array(shown, dtype=np.int64)))
@@ -346,7 +346,7 @@ def _decoded_table(
         told = zip(table.starts.packets.tolist(), table.starts.frames.tolist(), strict=True)
         if found == dict(told):
             return table
-        table = replace(table, irregular="frames that decode otherwise alone")
+        table = replace(table, irregular="frames that decode differently after a seek")
     starts = np.array(list(found), dtype=np.int64)
     return replace(
         table,

@@ -1,0 +1,51 @@
+"""What a folder may hold before a run begins there. Needs no PyTorch."""
+
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from hpm_video.config.settings import config_to_dict, read_stored
+from hpm_video.runtime.files import check_can_be_folder
+
+# Files that an interrupted start or a submission to a cluster may leave in a free folder.
+_LEFTOVERS = re.compile(r"run\.lock|slurm|\.config\.yaml\..*")
+
+
+def check_is_run(config: Any) -> Mapping[str, Any] | None:
+    """The stored settings of the run in run.output_dir; None if the folder is free.
+
+    Raises ValueError if it is no folder, has other content, or holds a run of another kind.
+    """
+    folder = Path(config.run.output_dir)
+    file = folder / "config.yaml"
+    check_can_be_folder(folder, name="run.output_dir")
+    if file.is_file():
+        there = read_stored(file)
+        ours, theirs = (
+            "pretrain" if "masking" in settings else "finetune"
+            for settings in (config_to_dict(config), there)
+        )
+        if ours != theirs:
+            folder_of_kind = f"{folder}_{ours.removesuffix('e')}ed"
+            raise ValueError(
+                f"run.output_dir ({folder}) holds a {theirs} run: must be empty or hold a {ours} "
+                f"run; try {_free(folder_of_kind)}"
+            )
+        return there
+    if folder.is_dir() and not all(_LEFTOVERS.fullmatch(name) for name in os.listdir(folder)):
+        raise ValueError(
+            f"run.output_dir ({folder}) holds other files: must be empty or a run; "
+            f"try {_free(str(folder / 'run'))}"
+        )
+    return None
+
+
+def _free(path: str) -> str:
+    """The setting of a folder that does not exist: this path, or one with a number."""
+    names = (path if k == 1 else f"{path}{k}" for k in count(1))
+    free = next(name for name in names if not os.path.lexists(name))
+    return shlex.quote(f"run.output_dir={free}")
