@@ -75,7 +75,7 @@ def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
         f"finetune own_videos data.manifest={toy} optim.total_batch=4096 {run}": "videos per step",
         f"finetune own_videos data.manifest={toy} model.init=/no/run {run}": "model.init (/no/run)",
         f"finetune own_videos {ours}": f"set run.output_dir={pretrained}_2",
-        f"finetune own_videos data.manifest={toy} run.output_dir={toy.parent}": "/run",
+        f"finetune own_videos data.manifest={toy} run.output_dir={toy.parent}": f"{toy.parent}_2",
         f"pretrain own_videos data.manifest={toy} data.crop_size=65 {run}": "data.crop_size=64",
         f"pretrain optim.epochs=4 data.manifest={toy} {run}": "pretrain own_videos optim.epochs=4",
         f"demo -o {toy}": "is a file: must be a folder",
