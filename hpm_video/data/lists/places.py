@@ -2,11 +2,11 @@
 
 import os
 import re
-import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from hpm_video.data.remote.urls import folder_of, is_url, without_query
+from hpm_video.runtime.files import shell_path
 
 _SHARDS = re.compile(
     r".*\.(tar|tgz|tbz2?|txz)(\.(gz|bz2|xz|zst|lz4|Z))?", re.IGNORECASE | re.DOTALL
@@ -45,10 +45,11 @@ def list_exists(path: str | Path) -> bool:
 
 def folder_as_list(path: str | Path) -> str:
     """Refusal of a folder where a list of videos is expected."""
-    folder = str(path).rstrip("/") or "/"
-    file = f"{Path(folder).name or 'videos'}.csv"
-    command = shlex.join(["hpm-video", "data", "list", "--folder", folder, "-o", file])
-    return f"{path} is a folder, not a list of videos: make one with {command}, and name {file}"
+    name = Path(os.path.abspath(path)).name or "videos"
+    return (
+        f"{path} is a folder, not a list of videos: hpm-video data list --folder "
+        f"{shell_path(path)} -o {shell_path(f'{name}.csv')} makes one"
+    )
 
 
 def list_stem(path: str | Path) -> str:

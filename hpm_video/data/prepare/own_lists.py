@@ -145,44 +145,6 @@ def _check_judged(lists: dict[str, Path], notes: list[str], *, has_labels: bool)
             notes.append(f"{shared} of {file} are among those to learn from")
 
 
-def hold_out_of(lists: dict[str, Path], share: float, *, start: str) -> list[str]:
-    """Move a share of each class from the list "train" to a new list "val", if it is the only one.
-
-    Call it after the check of the list: unreadable videos are never held out, and both lists keep
-    an index. ``start``: see `hold_out`. Returns lines to show.
-    """
-    train, output = lists["train"], lists["train"].with_name("val.csv")
-    rows = rows_of(train)
-    if lists.keys() != {"train"} or not share or len(labels_of(rows)) < 2:
-        return []
-    learnt, held = hold_out(rows, share, start=start)
-    if not held:
-        return [
-            "nothing is held out for evaluation, as no class has enough videos: choose some with "
-            "--val"
-        ]
-    index = FrameIndex(index_beside(train))
-    write_part(output, held, index)
-    write_part(train, learnt, index)
-    lists["val"] = output
-    return [
-        f"held out for evaluation: {len(held)} videos, {share:.0%} of each class, chosen by a hash "
-        "of their paths; choose your own with --val, to keep clips of one recording together"
-    ]
-
-
-def write_part(output: Path, rows: Sequence[Row], index: FrameIndex) -> None:
-    """Write some rows of a checked list as a list of its own, with its index."""
-    tables = ((row["path"], index.get(row["path"])) for row in rows)
-    write_frame_index(index_beside(output), ((name, table) for name, table in tables if table))
-    write_manifest(output, rows)
-
-
-def start_of(source: str, root: str | None) -> str:
-    """The folder where the relative paths of a folder or list of videos start."""
-    return os.path.abspath(source) if os.path.isdir(source) else list_root(source, root)
-
-
 def hold_out(rows: Sequence[Row], share: float, *, start: str) -> tuple[list[Row], list[Row]]:
     """Split rows into training rows and held-out rows, a share of each class.
 
