@@ -59,7 +59,7 @@ def test_a_line_without_end_is_not_read_to_its_end(tmp_path: Path) -> None:
     for start in (b"", b"path,label\n", b"a.mp4 1\n"):
         path.write_bytes(start)
         os.truncate(path, 1 << 34)  # 16 GiB that take no place on the disk
-        with pytest.raises(ValueError, match=r"list\.csv:\d: must ") as caught:
+        with pytest.raises(ValueError, match=r"list\.csv:\d: ") as caught:
             read_manifest(path)
         assert "\n" not in str(caught.value) and len(str(caught.value)) < 400
     os.truncate(path, 0)

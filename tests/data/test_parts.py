@@ -729,7 +729,7 @@ def test_own_lists_of_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         assert said in capsys.readouterr().err
     folder = ["data", "list", "--folder", str(tmp_path), "-o", str(tmp_path / "out.csv")]
     assert main([*folder, "--frames", "a", "b"]) == 2
-    assert "--frames (a b) must be used with --manifest only" in capsys.readouterr().err
+    assert "--frames (a b) must be used with --manifest" in capsys.readouterr().err
 
 
 def test_own_lists_of_parts_with_several_labels(

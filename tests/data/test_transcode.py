@@ -162,7 +162,7 @@ def test_killed_and_run_again(tmp_path: Path) -> None:
         command, env=environment, capture_output=True, text=True, check=False, timeout=60
     )
     assert done.returncode == 1, done.stderr
-    assert f"{len(known)} videos were there" in done.stdout
+    assert f"{len(known)} videos were already done" in done.stdout
     assert {name: (out / name).stat().st_mtime_ns for name in times} == times
     (out / "m.csv.index").unlink()  # says when files were written
     (expected / "m.csv.index").unlink()
@@ -428,7 +428,7 @@ def test_mistakes_are_one_line(
     (videos / "classes.txt").unlink()
     with (tmp_path / "out" / ".transcode.jsonl").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        assert "running already" in refusal(manifest)
+        assert "already running" in refusal(manifest)
     other = write_indexed_video(tmp_path / "others" / "run" / "long.mp4", 5).parents[1]
     (other / "m.csv").write_text("path\nrun/long.mp4\n")
     assert f"was made from {videos / 'run' / 'long.mkv'}" in refusal(other / "m.csv")

@@ -360,6 +360,7 @@ def test_a_file_of_vjepa_is_refused_for_what_it_is(
     ):
         torch.save(content, tmp_path / name)
         (tmp_path / "list.csv").write_text("path,label\nx.mp4,0\n")
+        (tmp_path / "x.mp4").touch()
         probe = ["probe", str(tmp_path / name)]
         for option in ("--train", "--val"):
             probe += [option, str(tmp_path / "list.csv")]

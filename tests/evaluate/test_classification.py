@@ -170,6 +170,7 @@ def test_unreadable_videos_are_named_and_count_as_wrong(checkpoint: Path, videos
 
 def test_nothing_readable_is_no_accuracy(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "list.csv").write_text("path,label\nx.mp4,0\ny.mp4,1\n")
+    (tmp_path / "x.mp4").write_bytes(b"no video")
     with pytest.raises(UnreadableDataError, match=r"none of 2 videos can be read, e\.g\. .*x\.mp4"):
         _evaluate(checkpoint, tmp_path / "list.csv", 1, 1)
 
@@ -251,7 +252,7 @@ def test_weights_that_went_wrong_have_no_accuracy(
     torch.save(state, tmp_path / "nan.pt")
     command = ["evaluate", str(tmp_path / "nan.pt"), "--manifest", str(videos), *SETTINGS]
     assert main(command) == 1
-    assert re.search(r"scores of \S+clip.mp4 are not finite\n$", capsys.readouterr().err)
+    assert re.search(r"scores for \S+clip.mp4 are not finite\n$", capsys.readouterr().err)
     assert not list((tmp_path / "evaluation").iterdir())
 
 

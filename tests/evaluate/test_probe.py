@@ -276,7 +276,7 @@ def test_what_cannot_be_probed_is_one_line(
     assert "kinds (nearest) must be one of knn, linear, attentive" in _refusal(arguments, capsys)
     arguments = [*_probe_arguments(pretrained, lists, "attentive"), "probe.most_token_gb=1e-5"]
     assert "probe.most_token_gb (1e-05) must be at least 0.1," in _refusal(arguments, capsys)
-    assert "of cells along time, height" in line(train, val, "probe.cells=[0, 1, 1]")
+    assert "cells along time, height and width" in line(train, val, "probe.cells=[0, 1, 1]")
     refused = line(train, val, "probe.cells=[2, 5, 1]")
     assert "probe.cells ([2, 5, 1]) must not be finer than the grid, 2 x 4 x 4 tokens" in refused
     refused = line(train, val, "probe.cells=[2, 4, 4]", "probe.most_token_gb=1e-5")

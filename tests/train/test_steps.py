@@ -204,7 +204,7 @@ def test_too_many_in_a_row_end_a_run_which_continues_from_before_them(
     stderr = capsys.readouterr().err
     assert stderr.count("\n") == 1
     assert "stopped after 3 steps in a row whose loss or gradient was not finite" in stderr
-    assert f"of step {first_bad - 1}, is from before them" in stderr
+    assert f"checkpoint (step {first_bad - 1}) is from before them" in stderr
     assert stderr.strip().removeprefix("hpm-video pretrain: ") in (
         (tmp_path / "run" / "log.txt").read_text()
     )
@@ -325,7 +325,7 @@ def test_fine_tuning_has_the_same_rule(
     with pytest.MonkeyPatch.context() as patch:
         spoil_loss(patch, {6, 7, 8, 9})
         assert main(finetune_arguments(tmp_path / "stopped", *settings)) == 1
-    assert "of step 5, is from before them" in capsys.readouterr().err
+    assert "checkpoint (step 5) is from before them" in capsys.readouterr().err
     assert load_checkpoint(tmp_path / "stopped")["step"] == 5
 
 

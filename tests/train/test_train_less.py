@@ -224,7 +224,7 @@ def test_shards_with_adapters_are_read(together: Path, tmp_path: Path, toy: Path
         (["model.freeze=3", "INIT"], "model.freeze (3) must be at most 2: the encoder has 2"),
         (
             ["model.freeze=3", "INIT", "model.depth=3", "model.allow_missing=[encoder.blocks.2.*]"],
-            "must have encoder.blocks.2.attn.proj.bias: it does not learn",
+            "must have encoder.blocks.2.attn.proj.bias, which is frozen",
         ),
         (["model.freeze=all", "INIT"], "model.freeze (all) must be none, embeddings, encoder"),
         (["model.name=x3d_s", "model.freeze=1"], "model.freeze (1) must be none with"),

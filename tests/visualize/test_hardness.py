@@ -166,5 +166,5 @@ def test_without_masks_or_predictor_one_loss_remains(
 def test_losses_that_are_not_finite_are_no_result(pretrained: Path, spoilt: Path) -> None:
     asked = load_pretrained(pretrained)
     next(asked.student.parameters()).data.fill_(torch.nan)
-    with pytest.raises(FloatingPointError, match=r"^the model's losses of .* are not finite$"):
+    with pytest.raises(FloatingPointError, match=r"^the model's losses for .* are not finite$"):
         measure_list(asked, read_manifest(spoilt), asking(num_masks=1, batch_size=2), WORLD)
