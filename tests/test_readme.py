@@ -116,7 +116,7 @@ def test_a_recipe_of_large_steps_says_at_once_what_few_videos_need(
     assert f"must be at most the number of videos ({num_videos})" in line
     found = re.search(r"add ((?:\S+=\S+ )+)to the command", line)
     assert found is not None
-    own = "hpm-video pretrain own_videos data.manifest=few.csv run.output_dir=outputs/own_videos"
+    own = "in place of ssv2_base: own_videos (without a GPU own_videos_cpu)"
     if job == "pretrain":  # whose own steps have 64 videos
         assert line.endswith(own) == (num_videos >= 64)
     assert main([*command, *found[1].split()]) == 0
