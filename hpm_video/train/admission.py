@@ -10,6 +10,7 @@ from hpm_video.config import FinetuneConfig, FinetuneDataConfig, PretrainConfig
 from hpm_video.config.schema import SettingFaults
 from hpm_video.config.settings import load_config
 from hpm_video.data.lists.places import list_exists
+from hpm_video.runtime.files import similar_path
 from hpm_video.runtime.rendezvous import find_place
 from hpm_video.train.output_folder import check_is_run
 from hpm_video.train.relations import check_relations
@@ -106,9 +107,11 @@ def _lacking(config: PretrainConfig | FinetuneConfig) -> Iterator[str]:
     for name, paths in lists:
         for path in paths:
             if not list_exists(path):
-                yield f"{name}: {path} does not exist (expected a list of videos)"
+                lack = f"{name}: {path} does not exist (expected a list of videos)"
+                yield lack + similar_path(path)
     if config.run.output_dir and Path(config.run.output_dir, "checkpoints", "last").is_symlink():
         return  # a run that continues no longer needs them
     for name, place in (("model.init", config.model.init), ("run.resume", config.run.resume)):
         if place is not None and "://" not in place and not os.path.exists(place):
-            yield f"{name} ({place}) does not exist: must be a checkpoint or a run folder"
+            lack = f"{name} ({place}) does not exist: must be a checkpoint or a run folder"
+            yield lack + similar_path(place)

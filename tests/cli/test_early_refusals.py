@@ -74,6 +74,7 @@ def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
         f"pretrain own_videos data.manifest={toy} optim.total_batch=4096 {run}": "videos per step",
         f"finetune own_videos data.manifest={toy} optim.total_batch=4096 {run}": "videos per step",
         f"finetune own_videos data.manifest={toy} model.init=/no/run {run}": "model.init (/no/run)",
+        f"pretrain own_videos data.manifest={toy}x {run}": f"did you mean {toy}?",
         f"finetune own_videos {ours}": f"set run.output_dir={pretrained}_2",
         f"finetune own_videos data.manifest={toy} run.output_dir={toy.parent}": f"{toy.parent}_2",
         f"pretrain own_videos data.manifest={toy} data.crop_size=65 {run}": "data.crop_size=64",
@@ -100,8 +101,8 @@ def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
         f"start {toy.parent} --hour 1": "--hour 1: did you mean --hours?",
         "bench step --siz base": "did you mean --size?",
         f"weights inspect {toy} optim.epochs=2": "this command takes no settings",
-        f"evaluate {toy} --manifest {toy.parent}": "is a folder, not a list of videos: make one "
-        f"with hpm-video data list --folder {toy.parent} -o {toy.parent.name}.csv",
+        f"evaluate {toy} --manifest {toy.parent}": "is a folder, not a list of videos: "
+        f"hpm-video data list --folder {toy.parent} -o {toy.parent.name}.csv",
         f"visualize {toy} {tmp_path / 'empty'} -o x": "must hold videos: has none",
         f"pretrain {tmp_path / 'fualty.yaml'}": f"did you mean {tmp_path / 'faulty.yaml'}? ",
         f"pretrain {tmp_path / 'faulty.yaml'}": "line 3: look at its indentation",

@@ -172,7 +172,8 @@ def test_two_processes_refuse_together_and_count_together(
     for done in run_together(2, runs):
         assert done.returncode == 0, done.stderr
     for done in run_together(2, [refused]):
-        assert done.returncode != 0 and "none of 8 videos from all over data.manifest" in done.stderr
+        assert done.returncode != 0
+        assert "none of 8 videos from all over data.manifest" in done.stderr
     whole = pretrain_arguments(
         tmp_path / "whole", *CODEC, f"data.manifest={mixed}", "data.batch_size=8"
     )

@@ -143,7 +143,8 @@ def test_an_error_is_one_warning(
     assert main(pretrain_arguments(folder, "run.loggers=[tensorboard,wandb]")) == 0
     captured = capsys.readouterr()
     assert captured.out.count("run.loggers") == 1 and "Traceback" not in captured.err
-    assert "warning: run.loggers: wandb failed (RuntimeError: no network); it stays off" in captured.out
+    said = "warning: run.loggers: wandb failed (RuntimeError: no network); it stays off"
+    assert said in captured.out
     assert len(read_records(folder)) == 6
     events = EventAccumulator(str(folder / "tensorboard")).Reload()
     assert [event.step for event in events.Scalars("pretrain/loss")] == [2, 4, 6, 8, 10, 12]
