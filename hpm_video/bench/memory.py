@@ -122,8 +122,8 @@ def bench_memory(
         rows,
         [
             "memory of a step = fixed + batch x clip; batch_X_gb: largest batch, by this formula, "
-            "on a GPU of X x 10^9 bytes minus reserve_gb; DDP needs 4 more bytes per parameter for "
-            "its gradient buckets",
+            "on a GPU of X x 10^9 bytes minus reserve_gb, for one process; DDP needs 4 more bytes "
+            "per parameter for its gradient buckets",
             "modelled: from the tensors alive during a step, without running it, "
             f"at batches {_LARGE[0]} and {_LARGE[1]} (CPU: {_SMALL[0]} and {_SMALL[1]})",
         ],

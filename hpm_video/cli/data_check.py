@@ -68,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _full_check(arguments: argparse.Namespace) -> str:
     """The same command without --quick."""
     words = ["hpm-video", "data", "check", arguments.manifest]
-    for name, value in (("--root", arguments.root), ("-o", arguments.output)):
-        words += [name, value] if value is not None else []
+    for name in ("root", "output", "num_workers", "decode_timeout_s"):
+        if (value := getattr(arguments, name)) is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
     return shlex.join(words)

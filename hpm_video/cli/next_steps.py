@@ -135,10 +135,10 @@ def _after_finetuning(
     judged = [] if config.data.val_manifest else ["--manifest", *config.data.manifest]
     on = "" if config.data.val_manifest else "; better: a list that it was not trained on"
     best = _best(config, records)
-    which = " of the last epoch" if best else ""
+    which = " for the last epoch" if best else ""
     yield ["evaluate", folder, *judged], f"figures, predictions and a page{which}{on}"
     if best is not None:
-        yield ["evaluate", folder, *judged, "checkpoint=best"], f"the same of {best}"
+        yield ["evaluate", folder, *judged, "checkpoint=best"], f"the same for {best}"
     video = manifest.path(0)
     yield ["predict", folder, video, "-o", f"{folder}/classes.csv"], "classes of any videos"
     if init is not None and (Path(init) / "config.yaml").is_file():

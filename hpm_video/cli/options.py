@@ -19,6 +19,7 @@ from hpm_video.runtime.files import similar_path
 SETTINGS = "key=value"
 
 _TAKES_COMMANDS = ("submit",)
+_WITH_COMMANDS = ("bench", "data", "weights")  # have commands of their own
 _VIDEOS = "videos"  # positional arguments of some commands; may be empty
 
 # Settings that are also options (last part of their name), with the placeholder in --help; empty:
@@ -179,7 +180,7 @@ _PLACES = {
     "val": "{} does not exist (expected a list of videos)",
     "videos": "VIDEO ({}) does not exist",
     "video": "--video ({}) does not exist",
-    "folder": "{} does not exist",
+    "folder": "{} does not exist (expected a folder)",
 }
 _LISTS = ("manifest", "train", "val")  # those that name lists of videos
 
@@ -190,6 +191,8 @@ def check_there(arguments: argparse.Namespace) -> None:
 
     faults = []
     for name, text in _PLACES.items():
+        if name == "folder" and arguments.job in _TAKES_COMMANDS:
+            continue  # a new folder, of the job's files
         given = getattr(arguments, name, None) or []
         for place in [given] if isinstance(given, str) else given:
             # A colon marks models stored elsewhere: hf://OWNER/NAME, timm:NAME
@@ -202,7 +205,7 @@ def check_there(arguments: argparse.Namespace) -> None:
                 continue
             if not is_there:
                 faults.append(text.format(place) + similar_path(place))
-            elif name in _LISTS and os.path.isdir(place):
+            elif name in _LISTS and os.path.isdir(place) and arguments.job != "start":
                 faults.append(folder_as_list(place))
     if faults:
         from hpm_video.config.schema import SettingFaults
@@ -266,10 +269,11 @@ def _refuse_words(
     parser.error(said + (f": did you mean {close[0]}?" if close else ""))
 
 
-def _where_settings_go(job: str) -> str:
-    if job == "start":
+def _where_settings_go(words: Sequence[str]) -> str:
+    if words[0] == "start":
         return "add settings to the commands that start prints, or change them in its YAML files"
-    return f"this command takes no settings; hpm-video {job} --help lists its options"
+    command = " ".join(words[: 2 if words[0] in _WITH_COMMANDS else 1])
+    return f"this command takes no settings; hpm-video {command} --help lists its options"
 
 
 def _options(parser: argparse.ArgumentParser, words: Sequence[str]) -> Iterator[str]:
@@ -305,7 +309,7 @@ def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Nam
     if (manifest := given.pop("M", None)) is not None:
         arguments.manifest = manifest
     if rest and "settings" not in given and all(map(is_setting, rest)):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}: {_where_settings_go(words[0])}")
+        parser.error(f"unrecognized arguments: {' '.join(rest)}: {_where_settings_go(words)}")
     # argparse leaves positional words behind an option unparsed if none came before it
     if rest and not ("settings" in given and all(map(is_setting, rest))):
         _refuse_words(parser, rest, words)

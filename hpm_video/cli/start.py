@@ -32,8 +32,8 @@ _UNFINISHED = ".hpm-video-start"  # marks the folder of an unfinished start
 _MICRO_BATCH = 8  # clips per timed step on a CPU
 _SHOWN_VIDEOS = 2  # videos named in the suggested commands
 _UNCERTAIN = (
-    "Accuracy is not guaranteed. On 316 clips of 8 hand signs a similar model reached .81 ± .03 "
-    "pre-trained and .77 ± .05 from scratch, no significant difference (docs/results.md)."
+    "Accuracy is not guaranteed. Fine-tuned on 316 clips of 8 hand signs, a similar model reached "
+    ".81 ± .03 pre-trained and .77 ± .05 from scratch, no significant difference (docs/results.md)."
 )
 
 
@@ -105,9 +105,10 @@ def run(arguments: argparse.Namespace) -> int:
         )  # fmt: skip
     computer, device = _computer(arguments.device)  # fails before videos are decoded
     print(f"checking {sum(len(rows_of(file)) for file in lists.values()):,} videos", flush=True)
-    _check(lists, place, full=arguments.full_check, num_workers=computer.cores)
+    _check(lists, full=arguments.full_check, num_workers=computer.cores)
     start = start_of(arguments.folder, arguments.root)
     notes += hold_out_of(lists, arguments.held_out, start=start)
+    _report(lists, place, full=arguments.full_check)
     notes += _drop_useless(lists)
     videos = _videos_of(lists["train"])
     notes += _classes_without_videos(lists, place, num_left=videos.num_classes)
@@ -202,15 +203,20 @@ def _computer(name: str) -> tuple[Computer, torch.device]:
     return computer_here(device_words(device), gpu_gb=gpu_gb), device
 
 
-def _check(lists: dict[str, Path], place: Place, *, full: bool, num_workers: int) -> None:
-    """Decode the videos and report unusable ones; their status in the lists excludes them."""
-    from hpm_video.data.lists.classes import read_classes
+def _check(lists: dict[str, Path], *, full: bool, num_workers: int) -> None:
+    """Decode the videos; the status of unusable ones excludes them."""
     from hpm_video.data.prepare.check import check_manifest
-    from hpm_video.data.prepare.check_report import make_report, report_page, report_text
-    from hpm_video.data.prepare.own_lists import rows_of
 
     for file in lists.values():
         check_manifest(file, quick=not full, num_workers=num_workers)
+
+
+def _report(lists: dict[str, Path], place: Place, *, full: bool) -> None:
+    """Report what the check found, as a page and as text."""
+    from hpm_video.data.lists.classes import read_classes
+    from hpm_video.data.prepare.check_report import make_report, report_page, report_text
+    from hpm_video.data.prepare.own_lists import rows_of
+
     file = place.folder / "classes.txt"
     classes = read_classes(file).names if file.is_file() else ()
     commands = (
@@ -254,7 +260,7 @@ def _classes_without_videos(
     names = read_classes(file).names
     learnt = labels_of(rows_of(lists["train"]))
     judged = lists.get("test") or lists.get("val")
-    known = {"learn from": learnt}
+    known = {"train on": learnt}
     if judged is not None and num_left:
         known["evaluate on"] = labels_of(rows_of(judged)) | (
             set(map(str, range(len(names)))) - learnt
@@ -262,9 +268,9 @@ def _classes_without_videos(
     for what, labels in known.items():
         if few := [name for label, name in enumerate(names) if str(label) not in labels]:
             of = f"{len(few)} of {len(names)} classes"
-            yield f"no readable video to {what} in {of}: {first_few(few, 3)}"
+            yield f"{of} have no readable video to {what}: {first_few(few, 3)}"
     if not num_left:
-        yield "only one class is left, with nothing to tell it from: pre-training only"
+        yield "fewer than two classes have readable videos: pre-training only"
 
 
 def _readable(file: Path) -> list[dict[str, str]]:

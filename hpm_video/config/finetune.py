@@ -241,8 +241,8 @@ class FinetuneConfig:
         at_once = self.data.batch_size
         if self.mixing.is_on and isinstance(at_once, int) and at_once % 2:
             raise ValueError(
-                f"data.batch_size ({at_once}) must be even, as videos are mixed in pairs: change "
-                "it, or turn mixing off with mixing.mixup=0 mixing.cutmix=0"
+                f"data.batch_size ({at_once}) must be even, as videos are mixed in pairs; "
+                "mixing.mixup=0 mixing.cutmix=0 turns mixing off"
             )
         if self.evaluation.patience and not self.data.val_manifest:
             raise ValueError(

@@ -182,7 +182,8 @@ def fit_hours(choices: Choices, most: float) -> None:
         return
     fitting = max(1, math.floor(epochs * most / choices.hours))
     would = f"{epochs:,} epochs would take {hours_in_words(choices.hours)}"
-    why = f"as many as fit into {hours_in_words(most)}; {would}"
+    limit = f"{most:.3g} h" if most >= 1 else hours_in_words(most)
+    why = f"as many as fit into {limit}; {would}"
     choices.change("optim.epochs", fitting, why)
     choices.hours *= fitting / epochs
     if "evaluation.every_epochs" in choices.settings:

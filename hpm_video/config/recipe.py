@@ -71,11 +71,13 @@ def find_recipe(kind: str, word: str) -> str:
         if name in files:
             return f"{files[name]}{colon}{variant}"
         if re.match(r"[\w.]+=", word):
-            first = "own_videos" if "own_videos" in files else next(iter(files))
+            example = ""
+            if "own_videos" in files:
+                command = f"hpm-video {COMMANDS[kind]} own_videos {shlex.quote(word)}"
+                example = f"{command}, for example; "
             raise ValueError(
                 f"config ({word}) must be a recipe or a YAML file, and settings come after it: "
-                f"hpm-video {COMMANDS[kind]} {first} {shlex.quote(word)}, for example; "
-                "`hpm-video recipes` lists all recipes"
+                f"{example}`hpm-video recipes` lists all recipes"
             ) from error
         close = difflib.get_close_matches(Path(name).stem, files, n=3)
         file = similar_path(word).removeprefix("; ")

@@ -38,6 +38,7 @@ from hpm_video.weights.foreign.stored_model import StoredModel, is_of_others, re
 from hpm_video.weights.hub import local_model
 from hpm_video.weights.load import classifier_of
 
+_NO_VALUE = 1e30
 _FILES = {"last": "last", "best": BEST}  # checkpoint names in a run folder
 
 
@@ -50,7 +51,6 @@ def evaluate_classifier(
 ) -> Evaluation | SeveralLabels:
     """Run `score_videos` on a manifest labelled with the model's classes."""
     assert model.several_labels == (manifest.label_sets is not None)
-    check_some_exist(manifest)
     check_fits_model(manifest, model.num_classes)
     return score_videos(model, manifest, data, config, world)
 
@@ -153,17 +153,22 @@ def thresholds_of(
 def best_in_words(found: StoredModel) -> str | None:
     """What to know about the best checkpoint of the model's run, whether this is it or the last
     one; None for other models, and for runs that keep none."""
-    is_best = found.file.name == BEST
+    settings, state = found.state["config"]["evaluation"], found.state
+    is_best = found.file.name == BEST and not {"best_by", "top1"}.isdisjoint(state)
     if not is_best and not (found.file.name == "last" and found.file.with_name(BEST).is_file()):
         return None
-    settings, state = found.state["config"]["evaluation"], found.state
     metric = state.get("best_by") or settings.get("best_by", "top1")
+    metric = "top1" if metric == "first_top1" else metric  # of runs of older versions
     value = state.get("best_value" if is_best else "best_so_far")
-    figure = "" if value is None else f" ({abs(value):.3f})"  # the loss is kept with a minus
+    # The loss is kept with a minus; it is huge where no video was readable
+    is_known = isinstance(value, float) and abs(value) < _NO_VALUE
+    figure = f" ({abs(value):.3f})" if is_known else ""
     chosen = f"the best {metric}{figure} on data.val_manifest"
     if is_best:
-        return f"has {chosen}, which chose it: on these videos its figures are too high"
-    return f"checkpoint=best evaluates the one with {chosen}, which chose it; this is the last one"
+        return (
+            f"the checkpoint with {chosen}; that list chose it, so its figures there are too high"
+        )
+    return f"this is the last checkpoint; checkpoint=best evaluates the one with {chosen}"
 
 
 def labels_of(
@@ -217,6 +222,7 @@ def evaluate(
         numbers_only=classes is None,
         several=labels_of(trained.data.labels, config.labels, checkpoint=found.file),
     )
+    check_some_exist(manifest)
     check_fits_model(manifest, model.num_classes)
     views, data = config.evaluation, trained.data
     about = {

@@ -270,7 +270,7 @@ def check_probe(
     take = f"of {num_videos} videos take"
     advice = "fewer views, another kind of probe"
     if settings.cache is None:
-        advice += ", probe.cache=FOLDER on a large disk"
+        advice = "fewer views, probe.cache=FOLDER on a large disk, another kind of probe"
     for each, what, fewer in (
         (cells, f"cells {take}", "fewer probe.cells"),
         (tokens, f"tokens {take} for the attentive probe", advice),
@@ -279,8 +279,8 @@ def check_probe(
         if needed > settings.most_token_gb:
             raise ValueError(
                 f"probe.most_token_gb ({settings.most_token_gb:g}) must be at least "
-                f"{math.ceil(needed * 10) / 10}, the GB that the {what}; or use {fewer}, "
-                "shorter lists"
+                f"{math.ceil(needed * 10) / 10}, the GB that the {what}; or use {fewer} "
+                "or shorter lists"
             )
 
 

@@ -166,9 +166,12 @@ def _verdict(result: SeveralLabels) -> tuple[str, str]:
     """How good the classifier is: a level and a sentence."""
     found, chance = result.mean_ap(), _chance(result)
     if found is None or chance is None:
-        return "fair", "No video of the list has a class: there is nothing to judge by."
+        return "fair", "No video of the list has a class, so mean AP cannot be computed."
     if 2 * (1 - found) <= 1 - chance and chance < 1:
-        level, says = "good", "It makes up at least half of the difference to a perfect 1"
+        level, says = (
+            "good",
+            "It closes at least half of the gap between random scores and a perfect 1",
+        )
     elif found > chance:
         level, says = "fair", "That is better than random scores"
     else:

@@ -12,11 +12,12 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 from hpm_video.runtime.reading import check_regular
 
+_MOST_COMPARED = 10_000  # names of a folder, with a missing one
 OURS = "hpm-video"  # marks pages and pictures that we may replace
 
 
@@ -196,14 +197,19 @@ def similar_path(path: str | Path) -> str:
     """A question that names the existing path closest to a missing one, to add to a message; empty
     if none is similar. The first missing part is compared with the names beside it."""
     path = Path(path)
-    missing = next((one for one in reversed((path, *path.parents)) if not one.exists()), path)
+    if "{" in path.name:  # a pattern of several files
+        return ""
+    above = reversed((path, *path.parents))
+    missing = next((one for one in above if not os.path.exists(one)), path)
     try:
-        names = [name for name in os.listdir(missing.parent) if name[0] != "."]
-    except OSError:
+        with os.scandir(missing.parent) as entries:
+            names = [entry.name for entry in islice(entries, _MOST_COMPARED)]
+    except (OSError, ValueError):
         return ""
     close = difflib.get_close_matches(missing.name, names, n=1, cutoff=0.7)
     meant = [missing.parent / name / path.relative_to(missing) for name in close]
-    return "".join(f"; did you mean {printable(str(one))}?" for one in meant if one.exists())
+    said = [f"; did you mean {printable(str(one))}?" for one in meant if os.path.exists(one)]
+    return "".join(said)
 
 
 def check_can_be_folder(folder: Path, *, name: str) -> None:

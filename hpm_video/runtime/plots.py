@@ -118,7 +118,7 @@ def curves(
     ]
     return Plot(
         title,
-        f"{title}: {'; '.join(says)}",
+        f"{title.rstrip(':')}: {'; '.join(says)}",
         x_name,
         *(f"{first:g}", f"{last:g}", *_apart(bottom, top)),
         curves=[(line.name, [at(*p) for p in of]) for line, of in zip(lines, known, strict=True)],

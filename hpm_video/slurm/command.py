@@ -172,9 +172,7 @@ def make_plan(
     schema = JOBS[command.job]
     if num_parts is not None or schema is None:
         if num_parts is None and sweep is not None:
-            raise ValueError(
-                f"sweep ({sweep}) needs a job with settings, which {command.name} does not have"
-            )
+            raise ValueError(f"sweep ({sweep}) needs a job with settings; {command.name} has none")
         parts = None if num_parts is None else _parts(command, num_parts, sweep)
         tasks = parts or _variants(command, None, None)
         workers, inputs = _workers(command), _named_paths(command, None)

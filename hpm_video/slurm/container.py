@@ -91,8 +91,8 @@ def _runtime(image: str) -> str:
             return program
     raise ValueError(
         f"slurm.container ({image}) needs pyxis, apptainer or singularity: srun --help does not "
-        "show --container-image (pyxis), and the PATH has neither program; load one first, for "
-        "example with `module load apptainer`, and the job inherits it"
+        "show --container-image (pyxis), and neither apptainer nor singularity is on the PATH; "
+        "load one first, for example with `module load apptainer`, and the job inherits it"
     )
 
 

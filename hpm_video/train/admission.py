@@ -44,7 +44,7 @@ def read_settings(schema: type[Config], path: str | Path | None, words: Sequence
         if lists and all(map(list_exists, lists)):
             try:
                 read_videos(config, recipe=path)
-            except (ValueError, FileNotFoundError) as error:
+            except (ValueError, OSError) as error:
                 faults.append(str(error))
         raise SettingFaults(faults)
     return config

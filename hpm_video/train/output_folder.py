@@ -47,6 +47,8 @@ def free_folder(folder: Path) -> str:
     """The setting of a folder beside this one that does not exist: its name with a number."""
     if folder.name in ("", ".."):
         folder = Path(os.path.abspath(folder))
+    if not folder.name:
+        return "run.output_dir=outputs/first"
     stem = re.sub(r"_\d$", "", folder.name)
     free = (folder.with_name(f"{stem}_{number}") for number in count(2))
     return f"run.output_dir={shlex.quote(str(next(path for path in free if not path.exists())))}"

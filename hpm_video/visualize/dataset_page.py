@@ -41,7 +41,7 @@ def dataset_page(
 ) -> str:
     """Render the page as one HTML file; ``names`` of the checkpoint and of the lists."""
     checkpoint, manifests = names
-    lists = " and ".join(map(short, manifests))
+    lists = ", ".join(map(short, manifests))
     if len(manifests) > _MAX_NAMED:
         lists = f"{len(manifests)} lists"
     order = found.hardest_first()

@@ -69,7 +69,7 @@ def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
         f"pretrain own_videos run.device=cdua data.manifest={toy} {run}": "try run.device=cuda",
         f"pretrain own_videos data.manifest={bad_list} {run}": "num_frames (many) must be",
         f"finetune own_videos data.manifest={bad_list} {run}": "num_frames (many) must be",
-        f"pretrain own_videos data.manifest={gone} {run}": "none of 20 looked for does, the first",
+        f"pretrain own_videos data.manifest={gone} {run}": "none of the 20 checked exists",
         f"finetune own_videos data.manifest={gone} {run}": "add data.root=DIR, with the folder",
         f"pretrain own_videos data.manifest={toy} optim.total_batch=4096 {run}": "videos per step",
         f"finetune own_videos data.manifest={toy} optim.total_batch=4096 {run}": "videos per step",

@@ -175,9 +175,7 @@ def test_an_index_takes_the_place_of_no_other_file(
 ) -> None:
     (videos / "m.csv").write_text("path\nlong.avi\n")
     (videos / "m.csv.index").write_text("my own notes")
-    assert "m.csv.index must not exist or be the index of a list" in _refusal(
-        [str(videos / "m.csv")], capsys
-    )
+    assert "m.csv.index is not the index of a list" in _refusal([str(videos / "m.csv")], capsys)
     assert (videos / "m.csv.index").read_text() == "my own notes"
 
 

@@ -437,7 +437,7 @@ def test_rows_have_one_width(tmp_path: Path) -> None:
         (["left", "Left", "up"], None, "classes 'Left' and 'left' differ only in case or spaces"),
         (["turn left", "turn_left", "up"], None, "differ only in case or spaces"),
         (["left", "left\u200b", "up"], None, "differ only in case or spaces"),
-        (["1", "2", "3"], None, "labels start at 1, but count from 0"),
+        (["1", "2", "3"], None, "the smallest label is 1, but labels count from 0"),
         (["left", "up"], "left\nright\nup\n", "1 of 3 classes have no video: right"),
         (["left", "left"], None, "all videos have the same label (0)"),
         (["0", "1", "2"], None, None),
@@ -509,7 +509,7 @@ def test_validation_videos_that_are_training_videos(tmp_path: Path) -> None:
     assert str(found) == "4 of 8 videos (2 linked, 1 copied)"
     late = find_shared(train, val, most_seconds=-1)
     assert (late.num_named, late.num_shared) == (1, 1)
-    assert str(late) == "1 of 8 videos (only 0 of 6 files compared in the time limit)"
+    assert str(late) == "1 of 8 videos (only 0 of 6 files compared within the time limit)"
     assert str(find_shared(train, train)) == "6 of 6 videos"
     assert find_shared(val, train).num_shared == 4
 

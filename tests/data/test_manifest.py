@@ -557,12 +557,12 @@ def test_lists_under_a_wrong_root_are_refused_with_the_right_one(tmp_path: Path)
 
     here, there = fault().split("; list ")  # all faults at once
     assert here == (
-        f"list ({listed}) must name videos that exist: none of 15 looked for does, the first "
-        f"{listed.parent / '0.mp4'}; add data.root=DIR, with the folder that contains 0.mp4"
+        f"list ({listed}) must name videos that exist, but none of the 15 checked exists, for "
+        f"example {listed.parent / '0.mp4'}; add data.root=DIR, with the folder that contains 0.mp4"
     )
     assert there.startswith(f"({absolute})") and there.endswith("hpm-video data list")
     (tmp_path / "videos" / "42.mp4").touch()  # every third is looked for
-    assert f"data.root={tmp_path / 'videos'} would do" in fault()
+    assert f"; set data.root={tmp_path / 'videos'}" in fault()
     manifest = read_manifest(listed, root=str(tmp_path / "videos"))
     check_some_exist(manifest)
     (tmp_path / "videos" / "42.mp4").rename(tmp_path / "videos" / "41.mp4")

@@ -124,7 +124,7 @@ def test_others_to_judge_on(toy: Path) -> None:
 
 def test_classes_to_judge_on_are_those_learnt(toy: Path) -> None:
     _videos(toy, "v/train/a/1.mp4", "v/train/b/2.mp4", "v/val/b/3.mp4", "v/val/c/4.mp4")
-    with pytest.raises(ValueError, match=r"v/val: folder \(c\) .* move them away \(a, b\)$"):
+    with pytest.raises(ValueError, match=r"folder \(c\) .* classes \(a, b\), or move them away$"):
         _listed("v")
 
 
@@ -160,7 +160,7 @@ def test_folders_beside_those_of_the_parts(toy: Path) -> None:
     assert found["train"] == [("train/a/1.mp4", "0"), ("train/b/2.mp4", "1")]
     assert found["val"] == [("val/a/3.mp4", "0"), ("val/b/4.mp4", "1")]
     _videos(toy, "v/raw/5.mp4")
-    with pytest.raises(ValueError, match=r"v/raw also has videos: move it, or .* --val v/val$"):
+    with pytest.raises(ValueError, match=r"v/raw also has videos: move it away, .* --val v/val$"):
         _listed("v")
     Path("out/classes.txt").unlink()
     _videos(toy, "cars/train/1.mp4", "cars/bus/2.mp4")  # vehicles
@@ -170,7 +170,7 @@ def test_folders_beside_those_of_the_parts(toy: Path) -> None:
 
 def test_what_is_judged_on_is_not_what_was_learnt(toy: Path) -> None:
     _videos(toy, "v/a/1.mp4", "v/b/2.mp4", "w/a/3.mp4", "w/b/4.mp4", "flat/5.mp4")
-    with pytest.raises(ValueError, match=r"must be other videos .*: 2 of 2 videos are the same"):
+    with pytest.raises(ValueError, match=r"must differ .* 2 of 2 videos are in both; with"):
         _listed("v", val="v")
     Path("x/a").mkdir(parents=True)
     Path("x/b").mkdir()
@@ -178,9 +178,12 @@ def test_what_is_judged_on_is_not_what_was_learnt(toy: Path) -> None:
     shutil.copy("w/b/4.mp4", "x/b/7.mp4")
     Path("x/b/7.mp4").write_bytes(Path("x/b/7.mp4").read_bytes() + b"other")
     _, notes = _listed("v", val="x")
-    assert "1 of 2 videos (1 linked) of out/val.csv are among those to learn from" in notes
-    with pytest.raises(ValueError, match=r"^val videos must have labels.*--no-labels"):
+    assert "1 of 2 videos (1 linked) of out/val.csv are also training videos" in notes
+    with pytest.raises(ValueError, match=r"^the val videos must have labels.*--no-labels"):
         _listed("v", val="flat")
+    Path("all.csv").write_text("path,label\nv/a/1.mp4,x\nv/b/2.mp4,y\n")
+    found, _ = _listed("all.csv", val="flat", labels=False)
+    assert {label for rows in found.values() for _, label in rows} == {""}
 
 
 def test_folders_in_folders_may_be_the_classes(toy: Path) -> None:
@@ -199,7 +202,7 @@ def test_blanks_around_the_names_of_folders(toy: Path) -> None:
         (" a/1.mp4", "0"), ("b /2.mp4", "1"), ("b/3.mp4", "1"), ("c/4.mp4", "2"),
     ]  # fmt: skip
     assert Path("out/classes.txt").read_text() == "a\nb\nc\n"
-    assert "differ only in outer blanks are one class: b " in notes
+    assert "differ only in outer spaces are one class: b " in notes
     Path("v/c").rename("v/c\n2")
     with pytest.raises(ValueError, match="rename the class or its folder"):
         list_own_videos("v", Path("new"))

@@ -159,7 +159,7 @@ def test_all_tars_must_be_there(pattern: str) -> None:
         read_manifest(f"{url}/train-{{0000..0003}}.tar")
     with pytest.raises(ValueError, match=r"must name tars without a query"):
         read_manifest("https://host/a.tar?signed=1")
-    with pytest.raises(ValueError, match=r"^s4:// must be a protocol of fsspec"):
+    with pytest.raises(ValueError, match=r"^s4:// .* must be a protocol that fsspec"):
         read_manifest("s4://b/a.tar")
 
 

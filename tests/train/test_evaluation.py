@@ -238,7 +238,7 @@ def test_a_run_from_before_there_was_a_choice_goes_on_as_it_began(
     assert len(kept) == len(yaml) - 2
     (folder / "config.yaml").write_text("\n".join(kept) + "\n")
     assert main(finetune_arguments(folder, *settings, "evaluation.best_by=loss")) == 2
-    assert "continue it with evaluation.best_by=first_top1" in capsys.readouterr().err
+    assert "to continue the old one, set evaluation.best_by=first_top1" in capsys.readouterr().err
     assert main(arguments) == 0
     assert load_checkpoint(folder / "checkpoints" / "best.pt")["step"] == 6
     assert "evaluation.best_by=auto: first_top1 (as before)" in capsys.readouterr().out

@@ -77,7 +77,7 @@ def check_is_index(path: Path) -> None:
         with open_regular(path) as file:
             if not file.read(_HEADER.size).startswith(_MAGIC):
                 raise ValueError(
-                    f"{path} must not exist or be the index of a list: move this file away"
+                    f"{path} is not the index of a list, which is written there: move it away"
                 )
     except FileNotFoundError:
         pass
@@ -164,5 +164,5 @@ def _hashes(name: str) -> tuple[int, int]:
 def _unusable(path: Path, why: str) -> ValueError:
     checked = shlex.quote(str(path.with_suffix("")))
     return ValueError(
-        f"{path} {why} and is not used; write a new one with `hpm-video data check {checked}`"
+        f"{path} {why}, so it is not used; write a new one with `hpm-video data check {checked}`"
     )

@@ -534,7 +534,7 @@ def label_notes(manifest: Manifest) -> list[str]:
     if len(used) == 1:
         notes.append(f"all videos have the same label ({used[0]}): there is nothing to classify")
     elif names is None and len(used) and used[0] == 1:
-        notes.append("labels start at 1, but count from 0: class 0 has no video")
+        notes.append("the smallest label is 1, but labels count from 0: class 0 has no video")
     without = np.setdiff1d(np.arange(len(names or ())), used)
     if len(without) and len(used):
         few = first_few([names[label] for label in without.tolist()[:4]] if names else [], 3)
@@ -572,12 +572,12 @@ def check_some_exist(manifest: Manifest, *, option: str = "root=") -> None:
         if os.path.isabs(first):
             way = "correct the paths, or make a new list with hpm-video data list"
         elif found := root_of([names[row] for row in rows], root):
-            way = f"{option}{found} would do"
+            way = f"set {option}{shell_path(found)}"
         else:
             way = f"add {option}DIR, with the folder that contains {first}"
         faults.append(
-            f"list ({manifest.lists[block]}) must name videos that exist: none of {len(files)} "
-            f"looked for does, the first {files[0]}; {way}"
+            f"list ({manifest.lists[block]}) must name videos that exist, but none of the "
+            f"{len(files)} checked exists, for example {files[0]}; {way}"
         )
     if faults:
         raise ValueError("; ".join(faults))
@@ -596,7 +596,7 @@ def _is_missing(file: str) -> bool:
 def root_of(names: Sequence[str], root: str) -> str | None:
     """A folder that contains one of these files, above or beside a root or the working folder."""
     near = [Path.cwd(), Path(root), Path(root).parent]
-    inside = (islice(folder.glob("*/"), _MOST_FOLDERS) for folder in near)
+    inside = (islice(filter(Path.is_dir, folder.glob("*")), _MOST_FOLDERS) for folder in near)
     for folder in chain(near, Path(root).parents, *inside):
         if any(os.path.exists(as_on_disk(str(folder), name)) for name in names):
             return str(folder)
@@ -607,10 +607,10 @@ def _way_to_labels(manifest: Manifest) -> str:
     """How to get labels: from the folders of the videos, if these lie in several."""
     videos = range(0, len(manifest), -(-len(manifest) // _LOOKED_FOR))
     folders = {os.path.dirname(manifest.file(index)) for index in videos}
-    if len(folders) > 1 and all(map(os.path.isdir, folders)):
-        start = shell_path(os.path.commonpath(map(os.path.abspath, folders)))
+    above = {os.path.dirname(os.path.abspath(folder)) for folder in folders}
+    if len(folders) > 1 and len(above) == 1 and all(map(os.path.isdir, folders)):
         how = "makes a list whose classes are the folders of these videos"
-        return f"hpm-video data list --folder {start} -o labelled.csv {how}"
+        return f"hpm-video data list --folder {shell_path(above.pop())} -o labelled.csv {how}"
     return (
         "write them into a column label, or move the videos into a folder per class: "
         "hpm-video data list --folder DIR -o labelled.csv"

@@ -45,7 +45,8 @@ class Overlap:
         kinds += [f"{self.num_copied} copied"] * bool(self.num_copied)
         if self.num_looked_at < self.num_files:
             kinds.append(
-                f"only {self.num_looked_at} of {self.num_files} files compared in the time limit"
+                f"only {self.num_looked_at} of {self.num_files} files compared within the time "
+                "limit"
             )
         how = f" ({', '.join(kinds)})" if kinds else ""
         return f"{self.num_shared} of {self.num_videos} videos{how}"

@@ -217,7 +217,11 @@ def report_page(report: Report, *, title: str) -> str:
         tiles=_tiles(report),
         lines=[f"Left out: {n:,} with status {word!r}." for word, n in report.left_out.items()],
         plotted=[histogram(v, title=t, unit=u) for v, t, u in known if v.min() < v.max()],
-        same=[f"{t}: all {v[0]:.4g} {u}." for v, t, u in known if v.min() == v.max()],
+        same=[
+            f"{t}: all {float(v[0]):,.4f}".rstrip("0").rstrip(".") + f" {u}."
+            for v, t, u in known
+            if v.min() == v.max()
+        ],
         sections=[
             {
                 "title": title,

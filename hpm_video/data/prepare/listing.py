@@ -207,18 +207,22 @@ def list_folder(
         for path, part in zip(paths, parts, strict=True)
     ]
     rows, missing = rows[: len(tree.videos)], rows[len(tree.videos) :]
-    notes = [] if known.source != "the folders" else list(_nested(parts))
+    notes = list(_nested(parts)) if folders and known.source == "the folders" else []
     if folders and (without := tree.folders_without_videos):
         one = "1 folder has" if len(without) == 1 else f"{len(without)} folders have"
         notes.append(f"{one} no video: {first_few(without, 5)}")
     blanks = sorted(name for name in folders if name != name.strip())
     if both := [name for name in blanks if name.strip() in folders]:
         notes.append(
-            f"folders that differ only in outer blanks are one class: {first_few(both, 3)}"
+            f"folders whose names differ only in outer spaces are one class: {first_few(both, 3)}"
         )
-    if skipped := tree.num_others + len(tree.texts):
-        some = [os.path.relpath(path, folder) for path in (*tree.some_others, *tree.texts)]
-        some += ["..."] * (skipped > len(some))
+    ours = {
+        known.source,
+        *map(str, (Path(folder) / "classes.txt", output, _missing_file(Path(output)))),
+    }
+    texts = [path for path in tree.texts if path not in ours]
+    if skipped := tree.num_others + len(texts):
+        some = [os.path.relpath(path, folder) for path in (*tree.some_others, *texts[:4])]
         one = "1 other file was" if skipped == 1 else f"{skipped} other files were"
         notes.append(f"{one} left out: {first_few(some, 3)}{_of_images(tree)}")
     if tree.no_frames:
@@ -375,10 +379,10 @@ def splits_of_folder(folder: str | Path) -> dict[str, str]:
     if mixed := next((place for place in others if VideoTree(place).videos), None):
         if len(found) == 1:
             return {}  # a class of trains
-        judged = places.get("test") or places["val"]
+        judged = places.get("val") or places["test"]
         raise ValueError(
             f"{folder} must hold only the folders of its splits, but {shown(mixed)} also has "
-            f"videos: move it, or hpm-video start {shlex.quote(places['train'])} --val "
+            f"videos: move it away, or run hpm-video start {shlex.quote(places['train'])} --val "
             f"{shlex.quote(judged)}"
         )
     return places
@@ -451,8 +455,11 @@ def _way_to_videos(name: str, start: str) -> str:
 def _way_to_classes(known: ClassNames, given: str | Path | None, output: Path) -> str:
     """What to do about folders that are none of the known classes."""
     if given is not None:
-        return f"rename such folders, or move them away ({first_few(known.names, 5)})"
-    way = f"add such names to the end of {known.source}"
+        return (
+            f"rename these folders to one of the classes ({first_few(known.names, 5)}), or move "
+            "them away"
+        )
+    way = f"append the names of these folders to {known.source}"
     if known.source != str(output.parent / "classes.txt"):
         return way
     other = output.parent / f"{output.stem}_list" / output.name

@@ -71,7 +71,7 @@ def list_own_videos(
     if val is not None:
         lists["val"] = listed(val, "val")
     names = set(filter(None, map(label_of, rows_of(lists["train"]))))
-    _check_judged(lists, notes, has_labels=len(names) > 1)
+    _check_judged(lists, notes, has_labels=labels and len(names) > 1, has_val=val is not None)
     if not labels or len(names) == 1:
         if labels:
             notes.append("all videos are of one class: there is nothing to classify")
@@ -122,9 +122,11 @@ def start_of(source: str, root: str | None) -> str:
     return os.path.abspath(source) if os.path.isdir(source) else list_root(source, root)
 
 
-def _check_judged(lists: dict[str, Path], notes: list[str], *, has_labels: bool) -> None:
-    """Raise ValueError for lists to judge on that are those to learn from, or that lack labels;
-    note videos that both have."""
+def _check_judged(
+    lists: dict[str, Path], notes: list[str], *, has_labels: bool, has_val: bool
+) -> None:
+    """Raise ValueError for lists to evaluate on that have the training videos or lack labels; note
+    videos that both have. ``has_val``: whether the user named the list "val"."""
     learnt = read_manifest(lists["train"], labels=False)
     for part, file in lists.items():
         if part == "train":
@@ -132,17 +134,20 @@ def _check_judged(lists: dict[str, Path], notes: list[str], *, has_labels: bool)
         rows = rows_of(file)
         if has_labels and not any(map(label_of, rows)):
             raise ValueError(
-                f"{part} videos must have labels, as those to learn from: put them into a folder "
-                "per class, or add --no-labels to pre-train only"
+                f"the {part} videos must have labels, like the training videos: put them into a "
+                "folder per class, or add --no-labels to pre-train only"
             )
         shared = find_shared(learnt, read_manifest(file, labels=False))
-        if shared.num_named + shared.num_linked == len(rows):
+        if shared.num_named + shared.num_linked == shared.num_videos:
+            way = f"move other videos into the {part} split"
+            if part == "val" and has_val:
+                way = "without --val, a share of the videos is held out"
             raise ValueError(
-                f"{part} videos must be other videos than those to learn from: {shared} are the "
-                "same; without --val a share of the videos is held out"
+                f"the {part} videos must differ from the training videos, but {shared} are in "
+                f"both; {way}"
             )
         if shared.num_shared:
-            notes.append(f"{shared} of {file} are among those to learn from")
+            notes.append(f"{shared} of {file} are also training videos")
 
 
 def hold_out(rows: Sequence[Row], share: float, *, start: str) -> tuple[list[Row], list[Row]]:

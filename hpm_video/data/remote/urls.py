@@ -85,4 +85,4 @@ def system_of(url: str) -> tuple[str, type]:
             "`pip install 'hpm_video[remote]'`"
         ) from error
     except ValueError as error:
-        raise ValueError(f"{match[1]}:// must be a protocol of fsspec for {url}") from error
+        raise ValueError(f"{match[1]}:// ({url}) must be a protocol that fsspec knows") from error

@@ -35,6 +35,9 @@ _FORMER = {
     "frames without times of their own": NO_TIMES,
     "frames with the times at which they are decoded": DECODING_TIMES,
     "frames in another order than that of their times": OTHER_ORDER,
+    "parameters that change on the way": NEW_PARAMETERS,
+    "pictures of several sizes": "frames of several sizes",
+    "times that start again": "timestamps that restart",
 }
 WITHOUT_TIMES = (NO_TIMES, DECODING_TIMES, OTHER_ORDER)  # display times are unknown
 FRAMES, IMAGE = "folder of frames", "image"  # containers of images instead of video files

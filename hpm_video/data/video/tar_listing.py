@@ -182,7 +182,7 @@ def _check(member: tarfile.TarInfo, num_bytes: int) -> None:
     """Raise ValueError for an entry that is truncated or may point to another file."""
     name, shown = member.name, _shown(member.name)
     if is_outside(name):
-        raise ValueError(f"must only have names below its own folder, but {shown} is not")
+        raise ValueError(f"must only have names inside its own folder, but {shown} leads outside")
     if member.issparse() or not (member.isreg() or member.isdir()):
         raise ValueError(
             f"must have regular files only, but {shown} is "

@@ -319,7 +319,7 @@ class Run:
             raise FloatingPointError(
                 f"stopped after {self.config.max_bad_steps} steps in a row whose loss or gradient "
                 f"was not finite; the newest checkpoint (step {self._bad.before[0]}) is from "
-                "before them; try a lower optim.base_lr, optim.clip_grad=1 or "
+                "before them; try a lower optim.base_lr, a lower optim.clip_grad (such as 1) or "
                 "run.precision=float32"
             )
 

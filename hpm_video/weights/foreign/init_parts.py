@@ -58,9 +58,10 @@ class InitParts:
         self._theirs = settings_of(found.state)
         self._file = {_as_of_two(name, self._theirs): name for name in found.state["model"]}
         if not any(name.startswith("encoder.") for name in self._file):
+            name = getattr(self._theirs.model, "name", None)
             raise ValueError(
-                f"model.init ({self._init}) must hold a VideoMAE encoder, not "
-                f"{getattr(self._theirs.model, 'name', 'none')}"
+                f"model.init ({self._init}) must hold a VideoMAE encoder"
+                + (", but has none" if name is None else f", not {name}")
             )
         model, data = config.model, config.data
         grid = token_grid(model, num_frames=data.num_frames, crop_size=data.crop_size)
