@@ -161,13 +161,11 @@ def best_in_words(found: StoredModel) -> str | None:
     metric = "top1" if metric == "first_top1" else metric  # of runs of older versions
     value = state.get("best_value" if is_best else "best_so_far")
     # The loss is kept with a minus; it is huge where no video was readable
-    is_known = isinstance(value, float) and abs(value) < _NO_VALUE
-    figure = f" ({abs(value):.3f})" if is_known else ""
+    size = abs(value) if isinstance(value, float) else _NO_VALUE
+    figure = f" ({size:.3f})" if size < _NO_VALUE else ""
     chosen = f"the best {metric}{figure} on data.val_manifest"
     if is_best:
-        return (
-            f"the checkpoint with {chosen}; that list chose it, so its figures there are too high"
-        )
+        return f"it has {chosen}; that list chose it, so its figures there are too high"
     return f"this is the last checkpoint; checkpoint=best evaluates the one with {chosen}"
 
 

@@ -168,10 +168,7 @@ def _verdict(result: SeveralLabels) -> tuple[str, str]:
     if found is None or chance is None:
         return "fair", "No video of the list has a class, so mean AP cannot be computed."
     if 2 * (1 - found) <= 1 - chance and chance < 1:
-        level, says = (
-            "good",
-            "It closes at least half of the gap between random scores and a perfect 1",
-        )
+        level, says = "good", "It closes at least half of the gap from random scores to 1"
     elif found > chance:
         level, says = "fair", "That is better than random scores"
     else:

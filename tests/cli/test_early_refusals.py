@@ -1,5 +1,6 @@
 """What is refused before PyTorch is imported, all at once, and what may have been meant."""
 
+import argparse
 import json
 import os
 import re
@@ -13,8 +14,10 @@ import pytest
 from processes import LIMIT_S
 
 from hpm_video.cli.main import main
+from hpm_video.cli.options import check_there
 from hpm_video.config import FinetuneConfig, PretrainConfig
 from hpm_video.config.schema import SettingFaults
+from hpm_video.runtime.files import similar_path
 from hpm_video.train.admission import read_settings, read_videos
 
 ROOT = Path(__file__).parents[2]
@@ -92,7 +95,7 @@ def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
         "weights inspect /no/file": "weights (/no/file) do not exist",
         "data check /no/list.csv": "/no/list.csv does not exist",
         "start /no/folder": "/no/folder does not exist",
-        f"start {misspelt}": f"{misspelt} does not exist; did you mean {toy.parent / 'videos'}?",
+        f"start {misspelt}": f"(expected a folder); did you mean {toy.parent / 'videos'}?",
         f"data list --folder {misspelt} -o x": f"did you mean {toy.parent / 'videos'}?",
         f"data check {far / toy.name}": f"; did you mean {toy}?",
         f"evaluate {far} --manifest {toy}": f"; did you mean {toy.parent}?",
@@ -266,11 +269,11 @@ def test_the_best_epoch_is_named_where_the_last_is_evaluated(
     last, best, *_ = _next(out)
     assert last[1:] == ["evaluate", str(run)] and best == [*last, "checkpoint=best"]
     losses = re.findall(r"val_loss ([\d.]+)", (run / "log.txt").read_text())
-    (said,) = re.findall(r"# the same of epoch \d, with the best val_loss \(([\d.]+)\)", out)
+    (said,) = re.findall(r"# the same for epoch \d, with the best val_loss \(([\d.]+)\)", out)
     assert float(said) == pytest.approx(min(map(float, losses)), abs=1e-3)
     for command, words in (
         (last, f"checkpoint=best evaluates the one with the best loss ({said}) on data.val_man"),
-        (best, f"has the best loss ({said}) on data.val_manifest, which chose it: on these"),
+        (best, f"has the best loss ({said}) on data.val_manifest; that list chose it, so"),
     ):
         assert main([*command[1:], "num_workers=0", "device=cpu"]) == 0
         assert words in capsys.readouterr().out
@@ -303,3 +306,17 @@ def test_a_file_that_looks_like_an_option_is_named_with_its_folder(
     with pytest.raises(SystemExit):
         main(["predict", "run", "-gone_025.MP4"])
     assert "=VALUE" not in capsys.readouterr().err
+
+
+def test_folders_where_a_list_or_a_new_folder_may_be_named(tmp_path: Path) -> None:
+    for job, name, place in (("start", "val", tmp_path), ("submit", "folder", tmp_path / "new")):
+        check_there(argparse.Namespace(job=job, **{name: str(place)}))
+    with pytest.raises(SettingFaults, match="is a folder, not a list of videos"):
+        check_there(argparse.Namespace(job="probe", val=str(tmp_path)))
+
+
+def test_a_name_that_no_file_can_have_gets_no_suggestion(tmp_path: Path) -> None:
+    assert similar_path(tmp_path / ("a" * 300) / "b") == ""
+    (tmp_path / "shard-0000.tar").touch()
+    assert similar_path(tmp_path / "shard-{0000..0123}.tar") == ""
+    assert similar_path(tmp_path / "shard-000.tar").endswith("shard-0000.tar?")

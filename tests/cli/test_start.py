@@ -183,8 +183,8 @@ def test_only_readable_videos_with_labels_are_judged_on(
     assert main(["start", str(folder), "--device", "cpu", "-o", "new"]) == 0
     out = capsys.readouterr().out
     assert "held out for evaluation: 6 videos" in out and "val.csv gives accuracy 0.333" in out
-    assert f"no readable video to learn from in 1 of 4 classes: {CLASSES[0]}" in out
-    assert "to evaluate on in" not in out
+    assert f"1 of 4 classes have no readable video to train on: {CLASSES[0]}" in out
+    assert "video to evaluate on" not in out
     statuses = [row["status"] for row in rows_of(tmp_path / "new" / "val.csv")]
     assert statuses == ["ok"] * 6
 
@@ -206,7 +206,7 @@ def test_only_readable_videos_with_labels_are_judged_on(
     for video in (folder / CLASSES[2]).iterdir():
         video.write_bytes(b"no video")
     assert main([*words, "-o", "one"]) == 0
-    assert "only one class is left" in (out := capsys.readouterr().out)
+    assert "fewer than two classes have" in (out := capsys.readouterr().out)
     assert [words[1] for words in _next(out)] == ["pretrain", "visualize"]
 
 

@@ -181,6 +181,7 @@ def test_what_is_judged_on_is_not_what_was_learnt(toy: Path) -> None:
     assert "1 of 2 videos (1 linked) of out/val.csv are also training videos" in notes
     with pytest.raises(ValueError, match=r"^the val videos must have labels.*--no-labels"):
         _listed("v", val="flat")
+    Path("out/classes.txt").unlink()
     Path("all.csv").write_text("path,label\nv/a/1.mp4,x\nv/b/2.mp4,y\n")
     found, _ = _listed("all.csv", val="flat", labels=False)
     assert {label for rows in found.values() for _, label in rows} == {""}
