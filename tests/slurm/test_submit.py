@@ -166,7 +166,7 @@ def test_parts_of_a_transcoding(run: Run, tmp_path: Path, toy: Path) -> None:
     job = re.search(r"^job +(\d+): ", told, re.MULTILINE)[1]
     _wait_for(run, "COMPLETED", f"{job}_0", f"{job}_1")
     afterwards = re.search(r"^afterwards +hpm-video (.*)$", told, re.MULTILINE)[1]
-    assert "24 videos were there" in run(*afterwards.split()).stdout
+    assert "24 videos were already done" in run(*afterwards.split()).stdout
     assert len(read_manifest([str(tmp_path / "small" / toy.name)], root=None, labels=True)) == 24
 
 

@@ -480,7 +480,7 @@ def test_several_processes_continue_as_if_nothing_had_happened(
 # about to say so.
 FAILING = """
 import os, signal
-from hpm_video.cli import main as cli
+from hpm_video.cli import terminal as cli
 from hpm_video.train.run import loop
 from hpm_video.runtime.rendezvous import CommunicationError
 
