@@ -9,6 +9,8 @@ from hpm_video.runtime.files import check_is_ours, printable, write_atomically
 
 HELP = "decode every video of a list, and write its status and number of frames into the list"
 
+_TIMEOUT_S = 120  # per video
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_one_manifest(parser)
@@ -19,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     text = "decode only the start, the end and places between"
     parser.add_argument("--quick", action="store_true", help=text)
     text = "ignored: every video is decoded with PyAV, whose index serves all decoders"
-    add_decoding(parser, timeout_s=120, decoder=text)
+    add_decoding(parser, timeout_s=_TIMEOUT_S, decoder=text)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -68,7 +70,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _full_check(arguments: argparse.Namespace) -> str:
     """The same command without --quick."""
     words = ["hpm-video", "data", "check", arguments.manifest]
-    for name in ("root", "output", "num_workers", "decode_timeout_s"):
-        if (value := getattr(arguments, name)) is not None:
-            words += [f"--{name.replace('_', '-')}", str(value)]
+    for name in ("root", "output"):
+        words += [f"--{name}", value] if (value := getattr(arguments, name)) is not None else []
+    if (timeout_s := arguments.decode_timeout_s) != _TIMEOUT_S:
+        words += ["--decode-timeout-s", f"{timeout_s:g}"]
     return shlex.join(words)

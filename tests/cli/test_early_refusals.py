@@ -49,7 +49,7 @@ def _refused(lines: list[str]) -> list[tuple[int, str, bool]]:
 def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
     bad_list, run = tmp_path / "bad.csv", f"run.output_dir={tmp_path / 'run'}"
     bad_list.write_text("path,num_frames\na.mp4,many\n")
-    (gone := tmp_path / "gone.csv").write_text("".join(f"{k}.mp4 0\n" for k in range(1000)))
+    (gone := tmp_path / "gone.csv").write_text("".join(f"gone-{k}.mp4 0\n" for k in range(1000)))
     (tmp_path / "empty").mkdir()
     (pretrained := tmp_path / "pretrained").mkdir()
     (pretrained / "config.yaml").write_text("masking: {mask_ratio: 0.9}\n")

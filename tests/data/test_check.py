@@ -112,7 +112,7 @@ def test_a_quick_check_claims_no_more_than_it_decoded(
     manifest = tmp_path / "m 1.csv"
     manifest.write_text("path\na.mp4\n")
     assert main(["data", "check", str(manifest), "--quick", "-o", str(tmp_path / "q.csv")]) == 0
-    full = f"hpm-video data check '{manifest}' -o {tmp_path / 'q.csv'}"
+    full = f"hpm-video data check '{manifest}' --output {tmp_path / 'q.csv'}"
     page, printed = (tmp_path / "q.check.html").read_text(), capsys.readouterr().out
     assert _rows(tmp_path / "q.csv")[0]["status"] == "ok", "the quick check must miss the damage"
     assert "completely" not in page and "All 1 videos decode where they were sampled" in page
