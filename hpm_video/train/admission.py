@@ -41,7 +41,9 @@ def read_settings(schema: type[Config], path: str | Path | None, words: Sequence
     ]
     if faults:
         lists = config.data.manifest
-        if lists and all(map(list_exists, lists)):
+        # A typing error is answered at once: lists need NumPy, whose import takes a while
+        is_mistyped = any(" is unknown" in fault for fault in faults)
+        if lists and not is_mistyped and all(map(list_exists, lists)):
             try:
                 read_videos(config, recipe=path)
             except (ValueError, OSError) as error:

@@ -214,7 +214,7 @@ def test_the_title_names_all_lists(pretrained: Path, toy: Path, tmp_path: Path) 
     for k, file in enumerate(lists):
         file.write_text("\n".join([lines[0], f"{toy.parent}/{lines[k + 1]}"]) + "\n")
     options = {"num_workers": 0, "num_shown": 0, "num_masks": 1, "device": "cpu"}
-    for count, words in ((1, "train.csv"), (2, "train.csv and val.csv"), (4, "4 lists")):
+    for count, words in ((1, "train.csv"), (2, "train.csv, val.csv"), (4, "4 lists")):
         page, _ = visualize_list(pretrained, lists[:count], tmp_path / f"{count}", **options)
         title = re.search(r"<title>(.*)</title>", page.read_text())
         assert title is not None and title[1].endswith(f"finds hard in {words}")
