@@ -59,7 +59,10 @@ def ports_of(process: int) -> list[int]:
         _, local, _, state, *_, inode = line.split()[:10]
         if state == "0A":
             found.append((int(local.rpartition(":")[2], 16), f"socket:[{inode}]"))
-    own = {str(link.readlink()) for link in Path(f"/proc/{process}/fd").iterdir()}
+    own = set()
+    for link in Path(f"/proc/{process}/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed since it was listed
+            own.add(str(link.readlink()))
     return [port for port, name in found if name in own]
 
 

@@ -154,12 +154,17 @@ def _why_not_opened(path: str) -> str:
 
 def packets(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.Packet]:
     """The packets of the video, up to the end or to damage that prevents reading on."""
-    try:
-        for packet in container.demux(stream):
-            if packet.size:  # the last packet is an empty end marker
-                yield packet
-    except av.FFmpegError as error:
-        _check_is_damage(error)
+    demuxer = container.demux(stream)
+    while True:
+        try:  # without the yield: a reader left open at exit is closed when `av` is gone
+            packet = next(demuxer, None)
+        except av.FFmpegError as error:
+            _check_is_damage(error)
+            return
+        if packet is None:
+            return
+        if packet.size:  # the last packet is an empty end marker
+            yield packet
 
 
 def decode(context: av.VideoCodecContext, packet: av.Packet | None) -> list[av.VideoFrame] | None:
