@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import math
 import os
 import re
@@ -98,7 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
     place = _new_place(arguments)
     from hpm_video.data.prepare.own_lists import hold_out_of, list_own_videos, rows_of, start_of
 
-    with place.gone_after_errors():
+    with place.gone_after_errors(), _naming_videos_beside(arguments.folder):
         lists, notes = list_own_videos(
             arguments.folder, place.folder, val=arguments.val, root=arguments.root,
             labels=arguments.labels, images=arguments.images,
@@ -149,25 +150,22 @@ def _new_place(arguments: argparse.Namespace) -> Place:
         raise FileNotFoundError(f"{source} does not exist (expected a folder or list of videos)")
     if is_video_name(source) and os.path.isfile(source):
         raise ValueError(
-            f"FOLDER ({source}) must be a folder or list of videos, not a video: hpm-video start "
-            f"{shlex.quote(os.path.dirname(source) or '.')}"
+            f"FOLDER ({source}) must be a folder or list of videos, not a video: "
+            f"{_start_beside(source)}"
         )
     if not 0 <= arguments.held_out < 1:
         raise ValueError(f"--held-out ({arguments.held_out:g}) must be in [0, 1), such as 0.2")
     if not arguments.hours > 0:
         raise ValueError(f"--hours ({arguments.hours:g}) must be above 0, such as 12")
     is_folder = os.path.isdir(source)
-    name = os.path.basename(os.path.abspath(source)) if is_folder else list_stem(source)
-    plain = re.sub(r"[^\w.-]+", "_", name).strip("_") or "videos"  # easy to type
-    folder = Path(output or f"hpm_{plain}")
+    folder = Path(output or _own_name(source if is_folder else list_stem(source)))
     if not os.path.abspath(folder).isprintable():
         rule = "must be printable text: add -o DIR with another name"
         raise ValueError(f"output_dir ({folder}) {rule}")
-    if is_folder and Path(source).resolve() in (folder.resolve(), *folder.resolve().parents):
-        other = os.path.join(os.path.dirname(os.path.abspath(source)), folder.name)
+    if is_folder and _is_inside(folder, source):
         raise ValueError(
             f"output_dir ({folder}) must lie outside of {source}, where nothing is written: "
-            f"add -o {shlex.quote(os.path.relpath(other))}"
+            f"add -o {shlex.quote(_outside(source, folder.name))}"
         )
     marker = folder / _UNFINISHED
     said = hashlib.sha256(os.fsencode(os.path.abspath(source))).hexdigest()
@@ -186,6 +184,47 @@ def _new_place(arguments: argparse.Namespace) -> Place:
         file.unlink(missing_ok=True)  # left by an interrupted start, like its check
     write_atomically(marker, [said])
     return Place(folder, is_new)
+
+
+def _own_name(source: str) -> str:
+    """The name of the folder to write if none is given, easy to type."""
+    plain = re.sub(r"[^\w.-]+", "_", os.path.basename(os.path.abspath(source))).strip("_")
+    return f"hpm_{plain or 'videos'}"
+
+
+def _is_inside(folder: str | Path, other: str | Path) -> bool:
+    place = Path(folder).resolve()
+    return Path(other).resolve() in (place, *place.parents)
+
+
+def _outside(source: str, name: str) -> str:
+    return os.path.relpath(os.path.join(os.path.dirname(os.path.abspath(source)), name))
+
+
+def _start_beside(file: str) -> str:
+    """The command for the folder of a file."""
+    folder = os.path.dirname(file) or "."
+    words = ["hpm-video", "start", folder]
+    if _is_inside(name := _own_name(folder), folder):
+        words += ["-o", _outside(folder, name)]
+    return shlex.join(words)
+
+
+@contextmanager
+def _naming_videos_beside(source: str) -> Iterator[None]:
+    """Add to the faults of a list that its folder, or a folder in it, has videos."""
+    from hpm_video.data.lists.rows import is_video_name
+
+    try:
+        yield
+    except ValueError as error:
+        beside = os.path.dirname(source) or "."
+        patterns = (Path(beside).glob(pattern) for pattern in ("*", "*/*"))
+        if not os.path.isfile(source) or not any(
+            is_video_name(str(path)) for path in itertools.chain(*patterns)
+        ):
+            raise
+        raise ValueError(f"{error}; for the videos beside it: {_start_beside(source)}") from None
 
 
 def _computer(name: str) -> tuple[Computer, torch.device]:
@@ -297,11 +336,15 @@ def _videos_of(file: Path) -> Videos:
     """Summary of the videos of a list. Raises ValueError if none is readable."""
     from hpm_video.config.own_data import Videos
     from hpm_video.data.prepare.check_report import make_report
-    from hpm_video.data.prepare.own_lists import label_of
+    from hpm_video.data.prepare.own_lists import label_of, rows_of
 
     rows = _readable(file)
     if not rows:
-        raise ValueError(f"{file} has no readable video: see the reasons above")
+        broken = next((row["path"] for row in rows_of(file)), "VIDEO")
+        raise ValueError(
+            f"{file} has no readable video: see the reasons above. What ffmpeg says of the first: "
+            f"ffprobe {shlex.quote(broken)}"
+        )
     report = make_report(rows)  # handles the lengths of parts
     labels = set(filter(None, map(label_of, rows)))
     rates = sorted(float(row["fps"]) for row in rows if row.get("fps"))

@@ -4,6 +4,7 @@ import hashlib
 import html
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -132,8 +133,37 @@ def test_a_folder_without_videos(tmp_path: Path, capsys: pytest.CaptureFixture[s
     (tmp_path / "empty").mkdir()
     assert main(["start", str(tmp_path / "empty"), "-o", str(tmp_path / "new")]) == 2
     (said,) = capsys.readouterr().err.splitlines()
-    assert "must hold videos" in said
+    assert "must hold videos" in said and "nor other files" in said
     assert not (tmp_path / "new").exists()
+
+
+def test_ways_on_without_a_video(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The last words of each refusal are a command that works."""
+    from hpm_video.cli import start
+
+    video = next(folder.rglob("*.mp4"))
+    monkeypatch.chdir(tmp_path)
+    (odd := tmp_path / "odd names").mkdir()
+    shutil.copyfile(video, odd / "tape 1.recording")
+    assert main(["start", "odd names", "-o", "new"]) == 2
+    way = capsys.readouterr().err.rpartition("list them: ")[2]
+    subprocess.run(way, shell=True, check=True)
+    assert main(["data", "check", "videos.csv"]) == 0
+    assert "1 ok" in capsys.readouterr().out
+
+    shutil.copyfile(video, odd / "tape.mp4")
+    (odd / "notes.txt").write_text("recorded in May\n")
+    monkeypatch.chdir(odd)
+    assert main(["start", "notes.txt"]) == 2
+    way = capsys.readouterr().err.rpartition(": hpm-video ")[2]
+    assert shlex.split(way) == ["start", ".", "-o", "../hpm_odd_names"]
+    monkeypatch.setattr(start, "_time", lambda *_, **__: None)
+    assert main(shlex.split(way)) == 0
 
 
 def test_a_folder_whose_videos_are_all_broken(
@@ -144,6 +174,7 @@ def test_a_folder_whose_videos_are_all_broken(
     assert main(["start", str(tmp_path / "bad"), "-o", str(tmp_path / "new")]) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert "has no readable video" in said
+    assert said.endswith(f"ffprobe {tmp_path / 'bad' / '1.mp4'}")
 
 
 def test_the_folder_itself_is_no_place_to_write_to(

@@ -168,13 +168,10 @@ def list_folder(
     folders = {part[0] for part in parts if len(part) > 1 and labels}
     if not parts:
         tar = next(filter(is_shards, sorted(os.listdir(folder))), None)
-        hint = (
-            f"; list its tars with --manifest {shlex.quote(os.path.join(folder, tar))}"
-            if tar
-            else ""
-        )
-        said = f"but has none{_of_images(tree)}{hint}"
-        raise ValueError(f"{folder} must hold videos in a folder per class, {said}")
+        hint = _of_images(tree) or _of_others(tree)
+        if tar:
+            hint = f"; list its tars with --manifest {shlex.quote(os.path.join(folder, tar))}"
+        raise ValueError(f"{folder} must hold videos in a folder per class, but has none{hint}")
     splits = sorted(name for name in folders if name.lower() in _SPLITS)
     if splits and (len(splits) == len(folders) <= 3 or len(splits) > 1):
         raise ValueError(
@@ -432,6 +429,20 @@ def _of_images(tree: VideoTree) -> str:
     return (
         f"; {tree.num_images} files are images: `--images stills` lists each as a still video"
         + ", `--images frames` each folder of numbered images" * (not tree.is_sure)
+    )
+
+
+def _of_others(tree: VideoTree) -> str:
+    """What a folder without videos has instead, and what to do if these are videos."""
+    others = [*tree.some_others, *tree.texts]
+    if not others:
+        return ", nor other files: name the folder of the videos"
+    folder, output = tree.folder, "videos.csv"
+    command = f"(echo path; find {shlex.quote(os.path.abspath(folder))} -type f) > {output}"
+    return (
+        f", only other files ({tree.num_others + len(tree.texts)}, such as "
+        f"{shown(os.path.relpath(others[0], folder))}). Videos end in .mp4, .webm, .avi or the "
+        f"like; if these are videos, list them: {command}"
     )
 
 
