@@ -1,7 +1,7 @@
-"""Make the README's picture of the viewer, from a page of the demo:
+"""Make the README's picture of the viewer, from the page of the demo:
 
-    hpm-video demo --train
-    python docs/viewer.py outputs/demo/pictures/right_00000.html
+    hpm-video demo
+    python docs/viewer.py outputs/demo/clip/toy_clip.html
 
 Chromium steps through the video with the page's own time control and captures every frame.
 """
