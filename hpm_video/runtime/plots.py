@@ -13,7 +13,7 @@ from matplotlib.colors import to_hex
 Values = npt.NDArray[np.floating]
 
 # The box of curves and bars in a picture of 330 x 120: numbers are beside and below it
-LEFT, RIGHT, TOP, BASE = 46, 324, 8, 102
+LEFT, RIGHT, TOP, BASE = 54, 324, 8, 102
 _NUM_BARS = 40
 _MOST_DOTS = 200
 
