@@ -23,10 +23,11 @@ from scipy import stats
 
 from hpm_video.bench.study import calibration, cell, runner
 from hpm_video.bench.study.cells import Study
-from hpm_video.bench.study.comparison import Comparison, estimate
+from hpm_video.bench.study.comparison import Comparison, corrected, estimate, pairs_needed
 from hpm_video.bench.study.few_labels import area
 from hpm_video.bench.study.plots import write_plots
 from hpm_video.bench.study.runner import check_study
+from hpm_video.bench.study.summary import _document
 from hpm_video.cli.main import main
 from hpm_video.config import StudyConfig
 from hpm_video.config.settings import load_config
@@ -112,6 +113,38 @@ def test_an_interval_by_hand() -> None:
     found = estimate([1.0, 2.0, 3.0])
     assert (found.low, found.high) == pytest.approx((2 - 2.48414, 2 + 2.48414), abs=1e-4)
     assert not found.excludes_zero
+
+
+def test_p_values_are_those_of_scipy_and_corrected_as_holm_has_it() -> None:
+    values = [0.52, -0.61, 0.47, 0.58, 0.55]
+    assert estimate(values).p == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+    # As R's p.adjust(c(.01, .04, .03, .005), "holm") has them
+    assert corrected([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    found = corrected([0.02, math.nan, 0.9])
+    assert (found[0], found[2]) == pytest.approx((0.04, 0.9)) and math.isnan(found[1])
+
+
+@pytest.mark.parametrize(("ratio", "pairs"), [(0.2, 199), (0.5, 34), (0.8, 15), (2.0, 5)])
+def test_pairs_needed_are_those_of_published_tables(ratio: float, pairs: int) -> None:
+    """Of a paired t-test of two sides, 5 %, power 80 %, as G*Power and R's pwr have them."""
+    assert pairs_needed(0.3, 0.3 * ratio) == pairs
+
+
+def test_the_summary_marks_what_the_correction_leaves() -> None:
+    """One of three variants differs far more than its seeds spread, one barely."""
+    base = dict.fromkeys(range(4), 0.5)
+    rows = [{"variant": "base", "seed": s, "balanced_accuracy": v} for s, v in base.items()]
+    for name, gains in {
+        "far": (0.2, 0.21, 0.2, 0.19), "barely": (0.01, 0.05, 0.06, 0.08), "not": (0.1, -0.1, 0, 0),
+    }.items():  # fmt: skip
+        rows += [
+            {"variant": name, "seed": s, "balanced_accuracy": 0.5 + g} for s, g in enumerate(gains)
+        ]
+    text = "\n".join(_document([Comparison("toy", "epochs", "base", tuple(rows))], [], []))
+    assert "| far | 4 | **+0.200 [+0.187, +0.213] †** |" in text
+    assert "| barely | 4 | **+0.050 [+0.003, +0.097]** |" in text
+    needed = pairs_needed(statistics.stdev((0.01, 0.05, 0.06, 0.08)), 0.05)
+    assert "in 80% of studies" in text and f"barely {needed}" in text
 
 
 def _compared(ours: dict[int, float], base: dict[int, float]) -> Comparison:

@@ -9,10 +9,23 @@ from typing import Any
 from hpm_video.bench.study.calibration import calibrated_cells, read_calibration
 from hpm_video.bench.study.cell import read_row
 from hpm_video.bench.study.cells import Study
-from hpm_video.bench.study.comparison import ACCURACIES, COSTS, MINING, Comparison, Estimate
+from hpm_video.bench.study.comparison import (
+    ACCURACIES,
+    CONFIDENCE,
+    COSTS,
+    MINING,
+    POWER,
+    Comparison,
+    Estimate,
+    Measure,
+    corrected,
+    pairs_needed,
+)
 from hpm_video.config.settings import config_to_dict
 from hpm_video.runtime.files import write_atomically, write_csv
 
+_OF_INTEREST = 0.05  # the smallest difference of accuracy that a study should find
+_DECIDING = ("labels_area", "balanced_accuracy")
 # Sections of a comparison in summary.md
 _SECTIONS = {
     "Accuracy": ACCURACIES,
@@ -73,7 +86,8 @@ def _document(
         "Values are means ± sample standard deviation over seeds. Differences are from the "
         "baseline, paired by seed, with a 95 % confidence interval (Student's t). A difference is "
         "bold if its interval excludes 0 and there are at least three pairs; among many rows, a "
-        "few do so by chance. Speeds depend on the machines that ran the cells, and on their load. "
+        "few do so by chance. † marks differences from 0 (5 %) after Holm's correction for all "
+        "rows of the column. Speeds depend on the machines that ran the cells, and on their load. "
         "Calibrated seconds do not, so compare these."
     )
     if missing:
@@ -106,11 +120,42 @@ def _section(comparison: Comparison, title: str) -> Iterator[str]:
         return
     heading = f"Difference from `{comparison.base}`:"
     yield from ("", heading, "", _line("variant", "pairs", *columns), rule)
-    for name in others:
-        differences = [comparison.difference(name, one.key) for one in measures]
+    table = [[comparison.difference(name, one.key) for one in measures] for name in others]
+    columns_of_p = (
+        corrected([math.nan if one is None else one.p for one in column])
+        for column in zip(*table, strict=True)
+    )
+    rows_of_p = zip(*columns_of_p, strict=True)
+    for name, differences, p_values in zip(others, table, rows_of_p, strict=True):
         pairs = max((one.count for one in differences if one is not None), default=0)
-        shown = [_difference(one, of.digits) for one, of in zip(differences, measures, strict=True)]
+        shown = [
+            _difference(one, of.digits, is_marked=p < 1 - CONFIDENCE)
+            for one, of, p in zip(differences, measures, p_values, strict=True)
+        ]
         yield _line(name, str(pairs), *shown)
+    if title == "Accuracy":
+        yield from _pairs(comparison, others, measures)
+
+
+def _pairs(
+    comparison: Comparison, others: Sequence[str], measures: Sequence[Measure]
+) -> Iterator[str]:
+    """How many seeds a smallest difference of interest needs, in the first of `_DECIDING`."""
+    known = {one.key: one for one in measures}
+    if (deciding := next((known[key] for key in _DECIDING if key in known), None)) is None:
+        return
+    found = ((name, comparison.difference(name, deciding.key)) for name in others)
+    counts = [
+        f"{name} {pairs_needed(one.spread, _OF_INTEREST):,}"
+        for name, one in found
+        if one is not None and one.spread > 0
+    ]
+    if counts:
+        yield ""
+        yield (
+            f"Pairs of seeds that find a difference of {_OF_INTEREST} in *{deciding.title}* in "
+            f"{POWER:.0%} of studies, if differences spread as here: {', '.join(counts)}."
+        )
 
 
 def _value(value: Estimate | None, digits: int) -> str:
@@ -120,13 +165,14 @@ def _value(value: Estimate | None, digits: int) -> str:
     return f"{mean} ± {value.spread:.{digits}f}" if value.spread > 0 else mean
 
 
-def _difference(value: Estimate | None, digits: int) -> str:
+def _difference(value: Estimate | None, digits: int, *, is_marked: bool) -> str:
     if value is None:
         return "-"
     mean = f"{value.mean:+.{digits}f}"
     if math.isnan(value.low):
         return mean
     text = f"{mean} [{value.low:+.{digits}f}, {value.high:+.{digits}f}]"
+    text += " †" if is_marked and value.count > 2 else ""
     return f"**{text}**" if value.excludes_zero and value.count > 2 else text
 
 
