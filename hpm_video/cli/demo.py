@@ -142,7 +142,7 @@ def demo(
     folder, scale = Path(output_dir), QUICK if quick else FULL
     between("--seed", seed, 0, 2**63 - 1)
     make_folder(folder, name="output_dir")
-    check_is_ours(folder / "index.html", name="output_dir")
+    check_is_ours(folder / "index.html", name="output_dir", folder=folder)
     from hpm_video.config import EvaluateConfig, EvaluationConfig, FinetuneConfig, PretrainConfig
     from hpm_video.config.recipe import find_named
     from hpm_video.config.settings import load_config

@@ -34,9 +34,10 @@ def with_stored_lists(
     """Settings and lists of a command; without lists, the validation lists of the fine-tuning."""
     if lists:
         return config, lists
-    from hpm_video.evaluate.frozen_encoder import stored_lists
+    from hpm_video.evaluate.classification import load_finetuned
+    from hpm_video.weights.load import lists_in
 
-    stored = stored_lists(checkpoint)
+    stored = lists_in(load_finetuned(checkpoint, config).state)
     names = {"option": "--manifest", "setting": "data.val_manifest", "checkpoint": checkpoint}
     return replace(config, root=config.root or stored.root), lists_or_stored(
         lists, stored.val, **names

@@ -1,6 +1,8 @@
 """Evaluation of a classifier: decode each video once, average the scores of its views."""
 
+import shlex
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hpm_video.config import DataConfig, EvaluateConfig, LabelsConfig
+from hpm_video.config import DataConfig, EvaluateConfig, FinetuneDataConfig, LabelsConfig
 from hpm_video.config.values import StoredCheckpoint
+from hpm_video.data.lists.classes import ClassNames, read_classes
 from hpm_video.data.lists.manifest import (
     Manifest,
     check_fits_model,
@@ -37,6 +40,7 @@ from hpm_video.weights.checkpoint import BEST, find_checkpoint
 from hpm_video.weights.foreign.stored_model import StoredModel, is_of_others, read_model
 from hpm_video.weights.hub import local_model
 from hpm_video.weights.load import classifier_of
+from hpm_video.weights.run_folders import run_of
 
 _NO_VALUE = 1e30
 _FILES = {"last": "last", "best": BEST}  # checkpoint names in a run folder
@@ -216,7 +220,7 @@ def evaluate(
     manifest = read_manifest(
         list(manifests),
         root=config.root,
-        classes=classes,
+        classes=classes and _names(classes, found.file, trained.data, manifests),
         numbers_only=classes is None,
         several=labels_of(trained.data.labels, config.labels, checkpoint=found.file),
     )
@@ -255,6 +259,29 @@ def evaluate(
         if folder is not None and world.is_main:
             _write(result, folder, config)
     return result
+
+
+def _names(
+    classes: Sequence[str], file: Path, data: FinetuneDataConfig, lists: Sequence[str]
+) -> ClassNames:
+    """A checkpoint's classes, with what to do if those of the ``lists`` differ."""
+    folders = [Path(path).parent for path in (*data.manifest, *data.val_manifest)]
+    if (run := run_of(file)) is not None:
+        folders.append(run.above)
+    same = (place / "classes.txt" for place in folders if _has_classes(place, classes))
+    command = ["hpm-video", "predict", str(file), "--manifest", *lists]
+    return ClassNames(
+        tuple(classes),
+        f"checkpoint ({file})",
+        file=str(next(same, "")),
+        instead=f"; to predict the checkpoint's classes without labels: {shlex.join(command)}",
+    )
+
+
+def _has_classes(folder: Path, classes: Sequence[str]) -> bool:
+    with suppress(OSError, ValueError):
+        return read_classes(folder / "classes.txt").names == tuple(classes)
+    return False
 
 
 def recompute(

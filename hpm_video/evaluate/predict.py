@@ -315,8 +315,9 @@ def _output_files(output: Path | None) -> list[Path]:
     """Files that an output stands for; each must be new or ours."""
     if output is None:
         return []
+    folder = None
     if output.is_dir() or not output.suffix:
-        check_can_be_folder(output, name="--output")
+        check_can_be_folder(folder := output, name="--output")
         files = [output / f"{_NAME}{ending}" for ending in (".csv", ".json")]
     elif output.suffix in (".csv", ".json"):
         files = [output]
@@ -326,5 +327,6 @@ def _output_files(output: Path | None) -> list[Path]:
             "one, or a name without a suffix"
         )
     for file in files:
-        check_is_ours(file, name="--output", columns=COLUMNS if file.suffix == ".csv" else ())
+        columns = COLUMNS if file.suffix == ".csv" else ()
+        check_is_ours(file, name="--output", columns=columns, folder=folder)
     return files

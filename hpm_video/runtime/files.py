@@ -12,7 +12,7 @@ import stat
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from itertools import chain, islice
+from itertools import chain, count, islice
 from pathlib import Path
 
 from hpm_video.runtime.reading import check_regular
@@ -156,17 +156,20 @@ def keep_original(path: Path) -> Path:
     return copy
 
 
-def check_is_ours(path: Path, *, name: str, columns: Sequence[str] = ()) -> None:
+def check_is_ours(
+    path: Path, *, name: str, columns: Sequence[str] = (), folder: Path | None = None
+) -> None:
     """Raise ValueError if writing ``path`` (the setting ``name``) would replace a foreign file.
 
     Our pages and pictures have a mark near their start, films at their end, and tables start with
-    these ``columns``.
+    these ``columns``. ``folder``: what the setting names, if not the file itself.
     """
     try:
         if path.exists() and not (path.is_file() and _says_ours(path, columns)):
+            option = "--page" if name == "page" else "-o"
             raise ValueError(
                 f"{name} ({path}) must be a new file or one that {OURS} wrote: move this file, or "
-                "choose another place"
+                f"choose another place: {option} {shell_path(free_place(folder or path))}"
             )
     except OSError as error:
         raise ValueError(f"{name} ({path}) cannot be read: {error.strerror}") from error
@@ -191,6 +194,16 @@ def shell_path(path: str | Path) -> str:
     """A path as a word of a command to paste, which is no option."""
     text = os.fspath(path)
     return shlex.quote(f"./{text}" if text.startswith("-") else text)
+
+
+def free_place(path: Path) -> Path:
+    """A path beside this one that does not exist: its name with a number."""
+    if path.name in ("", ".."):
+        path = Path(os.path.abspath(path))
+    ending = path.suffix if path.is_file() else ""
+    stem = re.sub(r"_\d$", "", path.name.removesuffix(ending))
+    free = (path.with_name(f"{stem}_{number}{ending}") for number in count(2))
+    return next(place for place in free if not os.path.lexists(place))
 
 
 def similar_path(path: str | Path) -> str:

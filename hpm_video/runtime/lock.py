@@ -58,6 +58,29 @@ def lock_folder(folder: Path) -> None:
     _locks[folder.resolve()] = (descriptor, ended, thread)
 
 
+def running_process(folder: Path) -> str | None:
+    """The process that uses the folder, as far as can be told without its lock; None for no one.
+
+    A holder counts as dead without a recent heartbeat, or if it ran here and no longer does.
+    """
+    file = folder / "run.lock"
+    try:
+        # Closing any descriptor of the file would release a lock of this process
+        if (held := _locks.get(folder.resolve())) is not None:
+            holder = os.pread(held[0], _MOST_BYTES, 0).decode(errors="replace")
+        else:
+            with open_regular(file) as opened:
+                holder = opened.read(_MOST_BYTES).decode(errors="replace")
+        age_s = time.time() - file.stat().st_mtime
+    except (OSError, ValueError):
+        return None
+    found = re.match(r"process (\d+) on ([^\s,]+)", holder)
+    if found is None or age_s > _PATIENCE_S:
+        return None
+    is_here = found[2] == socket.gethostname()
+    return None if is_here and not _is_process(int(found[1])) else _who(holder)
+
+
 def unlock_folder(folder: Path) -> None:
     """Release the folder; no effect if this process did not lock it.
 

@@ -4,12 +4,11 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from hpm_video.config.settings import config_to_dict, read_stored
-from hpm_video.runtime.files import check_can_be_folder
+from hpm_video.runtime.files import check_can_be_folder, free_place
 
 # Files that an interrupted start or a submission to a cluster may leave in a free folder.
 _LEFTOVERS = re.compile(r"run\.lock|slurm|\.config\.yaml\..*")
@@ -45,10 +44,6 @@ def check_is_run(config: Any) -> Mapping[str, Any] | None:
 
 def free_folder(folder: Path) -> str:
     """The setting of a folder beside this one that does not exist: its name with a number."""
-    if folder.name in ("", ".."):
-        folder = Path(os.path.abspath(folder))
-    if not folder.name:
+    if not os.path.basename(os.path.abspath(folder)):
         return "run.output_dir=outputs/first"
-    stem = re.sub(r"_\d$", "", folder.name)
-    free = (folder.with_name(f"{stem}_{number}") for number in count(2))
-    return f"run.output_dir={shlex.quote(str(next(path for path in free if not path.exists())))}"
+    return f"run.output_dir={shlex.quote(str(free_place(folder)))}"

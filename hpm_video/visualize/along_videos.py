@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -63,11 +64,12 @@ def predict_along(
     check_stride(stride_s)
     check_can_be_folder(folder, name="--output")
     stems = unique_stems([videos.name(index) for index in range(len(videos))])
-    check_is_ours(folder / EVENTS, name="--output", columns=EVENT_COLUMNS)
+    ours = partial(check_is_ours, name="--output", folder=folder)
+    ours(folder / EVENTS, columns=EVENT_COLUMNS)
     for stem in stems:
         for ending in _ENDINGS:
             columns = WINDOW_COLUMNS if ending == "csv" else ()
-            check_is_ours(folder / f"{stem}.{ending}", name="--output", columns=columns)
+            ours(folder / f"{stem}.{ending}", columns=columns)
     with join_world(config.device, setting="device") as world:
         views = f"windows every {stride_s:g} s, {config.evaluation.num_crops} crops"
         loaded = predict.load_for(checkpoint, config, world, views=views, top=shown.top)

@@ -56,9 +56,9 @@ def visualize_list(
     )
     folder = Path(output_dir)
     files.check_can_be_folder(folder, name="output_dir")
-    files.check_is_ours(folder / PAGE, name="output_dir")
+    files.check_is_ours(folder / PAGE, name="output_dir", folder=folder)
     for name, columns in TABLES.items():
-        files.check_is_ours(folder / name, columns=columns, name="output_dir")
+        files.check_is_ours(folder / name, columns=columns, name="output_dir", folder=folder)
     manifest = read_manifest([str(path) for path in manifests], root=root, labels=not no_labels)
     check_some_exist(manifest, option="--root ")
     with join_world(device, setting="--device") as world:

@@ -61,8 +61,8 @@ def visualize_training(
     between("seed", seed, 0, 2**63 - 1)
     folder = Path(output_dir)
     files.check_can_be_folder(folder, name="output_dir")
-    files.check_is_ours(folder / PAGE, name="output_dir")
-    files.check_is_ours(folder / TABLE, columns=COLUMNS, name="output_dir")
+    files.check_is_ours(folder / PAGE, name="output_dir", folder=folder)
+    files.check_is_ours(folder / TABLE, columns=COLUMNS, name="output_dir", folder=folder)
     there = list(run_checkpoints(run, history=True).values())
     ask = partial(moment_of, num_masks=num_masks, num_views=num_views, seed=seed)
     skipped: list[tuple[str, str]] = []

@@ -104,7 +104,7 @@ def visualize(
     folder, stems = Path(output_dir), _unique_stems(videos)
     check_can_be_folder(folder, name="output_dir")
     for file in ("index.html", *(f"{s}.{end}" for s in stems for end in ("html", *formats))):
-        check_is_ours(folder / file, name="output_dir")
+        check_is_ours(folder / file, name="output_dir", folder=folder)
     with join_world(device, setting="--device") as world:
         pretrained = load_pretrained(checkpoint, device=world.device)
         onlooker = None

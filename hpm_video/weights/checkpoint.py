@@ -37,6 +37,7 @@ from hpm_video.models.vit import Encoder
 from hpm_video.runtime.files import whole_file, writing
 from hpm_video.weights.hub import local_model
 from hpm_video.weights.misfits import is_allowed, misfits, refuse
+from hpm_video.weights.run_folders import way_to_kind, without_checkpoint
 from hpm_video.weights.shard_metadata import METADATA
 from hpm_video.weights.shards import read_shards, stored_shapes, write_shards
 from hpm_video.weights.torch_files import UNREADABLE, read_torch
@@ -141,11 +142,12 @@ def is_checkpoint(path: Path) -> bool:
     return path.is_file() or (path / METADATA).is_file()
 
 
-def find_checkpoint(path: str | Path, which: str = "last") -> Path:
+def find_checkpoint(path: str | Path, which: str = "last", *, kind: str | None = None) -> Path:
     """Path of a checkpoint (file or shards), given itself, a checkpoints folder or a run folder.
 
-    ``which``: the checkpoint to take from a folder, ``last`` or ``best.pt``. Raises
-    FileNotFoundError if there is none, and ValueError for a Hugging Face folder.
+    ``which``: the checkpoint to take from a folder, ``last`` or ``best.pt``. ``kind``: of the runs
+    to name in a refusal. Raises FileNotFoundError if there is none, and ValueError for a Hugging
+    Face folder.
     """
     path = local_model(path)
     for candidate in (path, path / which, path / "checkpoints" / which):
@@ -157,7 +159,7 @@ def find_checkpoint(path: str | Path, which: str = "last") -> Path:
             f"import {path} -o ours.pt"
         )
     if path.is_dir():
-        raise FileNotFoundError(f"checkpoint ({path}): the folder holds no checkpoints/{which}")
+        raise FileNotFoundError(without_checkpoint(path, f"checkpoints/{which}", kind))
     raise FileNotFoundError(f"checkpoint ({path}) does not exist")
 
 
@@ -251,8 +253,9 @@ def run_checkpoints(run: str | Path, *, history: bool = False) -> dict[int, Path
             return dict(sorted(found.items()))
     if run.exists() and not run.is_dir():
         raise FileNotFoundError(f"run folder ({run}) must be a folder: it is a file")
-    fault = "holds no checkpoints/step_*" if run.is_dir() else "does not exist"
-    raise FileNotFoundError(f"run folder ({run}) {fault}")
+    if run.is_dir():
+        raise FileNotFoundError(without_checkpoint(run, "checkpoints/step_*"))
+    raise FileNotFoundError(f"run folder ({run}) does not exist")
 
 
 def load_checkpoint(
@@ -291,23 +294,19 @@ def load_checkpoint(
         )
     check_state(state, f"checkpoint ({place})")
     if kind is not None:
-        check_kind(state, kind, f"checkpoint ({place})")
+        check_kind(state, kind, f"checkpoint ({place})", place)
     if as_trained:
         return state
     return without_adapters(state, f"checkpoint ({place})")
 
 
-_MADE_BY = {
-    "finetune": "hpm-video finetune or hpm-video probe --keep",
-    "pretrain": "hpm-video pretrain",
-}
-
-
-def check_kind(state: Mapping[str, Any], kind: str, name: str) -> None:
-    """Raise ValueError if a checkpoint, named ``name`` in the message, is of another kind."""
+def check_kind(state: Mapping[str, Any], kind: str, name: str, place: Path) -> None:
+    """Raise ValueError if the checkpoint at ``place``, ``name`` in the message, is of another
+    kind."""
     if state["kind"] != kind:
-        made = f"; make one with {_MADE_BY[kind]}" if kind in _MADE_BY else ""
-        raise ValueError(f"{name} must be of kind {kind}, not {state['kind']}{made}")
+        raise ValueError(
+            f"{name} must be of kind {kind}, not {state['kind']}; {way_to_kind(place, kind)}"
+        )
 
 
 def without_adapters(state: dict[str, Any], name: str) -> dict[str, Any]:

@@ -21,17 +21,23 @@ from hpm_video.data.lists.columns import several_labels
 from hpm_video.data.lists.faults import Faults
 from hpm_video.data.lists.rows import INTEGER, first_few, is_no_label, open_text, shown
 from hpm_video.data.lists.spelling import as_text, same_name
-from hpm_video.runtime.files import write_atomically
+from hpm_video.runtime.files import free_place, shell_path, write_atomically
 
 _LONGEST = 1 << 26  # characters in a classes.txt
 
 
 @dataclass(frozen=True)
 class ClassNames:
-    """Class names in the order of their labels, and their source."""
+    """Class names in the order of their labels, and their source.
+
+    file: a classes.txt of these names, for messages. instead: what to do with a list of classes
+    that these names lack.
+    """
 
     names: tuple[str, ...]
     source: str
+    file: str = ""
+    instead: str = ""
 
     @cached_property
     def _labels(self) -> dict[str, int]:
@@ -86,20 +92,27 @@ def write_classes(file: Path, names: Sequence[str]) -> None:
         write_atomically(file, (f"{name}\n" for name in names))
 
 
-def check_same_classes(one: ClassNames, other: ClassNames) -> None:
-    """Raise ValueError with the first difference between two lists of names, including order."""
+def check_same_classes(one: ClassNames, other: ClassNames, *, way: str = "") -> None:
+    """Raise ValueError with the first difference between two lists of names, including order.
+
+    ``way``: what to do about it.
+    """
     names = [tuple(map(same_name, classes.names)) for classes in (one, other)]
     if names[0] == names[1]:
         return
     shared = min(map(len, names))
     label = next((i for i in range(shared) if names[0][i] != names[1][i]), shared)
     first, second = (
-        f"'{shown(names[label])}'" if label < len(names) else "missing"
+        f"'{shown(names[label])}'" if label < len(names) else ""
         for names in (one.names, other.names)
     )
+    said = f"but its label {label} is {first}, not {second}"
+    if not (first and second):
+        said = (
+            f"but has label {label} too: {first}" if first else f"but lacks label {label}: {second}"
+        )
     raise ValueError(
-        f"{one.source} and {other.source} must have the same classes in the same order, but label "
-        f"{label} is {first} in the first and {second} in the second"
+        f"{one.source} must have the same classes in the same order as {other.source}, {said}{way}"
     )
 
 
@@ -158,11 +171,12 @@ class Labels:
         *,
         numbers_only: bool = False,
         faults: Faults | None = None,
+        file: Path | None = None,
     ) -> tuple[npt.NDArray[np.int64], tuple[str, ...] | None]:
         """Return the label of every code (-1 for none) and the class names.
 
         ``beside``: the class names in classes.txt beside the lists. ``numbers_only``: refuse label
-        names without known class names.
+        names without known class names. ``file``: the first list, for messages.
 
         Raises ValueError if labels mix names and numbers, are not whole numbers, are several in one
         cell or are not among the classes, or if most videos of a folder have another class's
@@ -170,7 +184,7 @@ class Labels:
         """
         faults = Faults() if faults is None else faults
         found = _label_values(
-            self.vocabulary, self._known, beside, faults, numbers_only=numbers_only
+            self.vocabulary, self._known, beside, faults, numbers_only=numbers_only, file=file
         )
         if self._known is not None:
             self._check_folders(self._known, faults)
@@ -222,6 +236,7 @@ def _label_values(
     faults: Faults,
     *,
     numbers_only: bool,
+    file: Path | None = None,
 ) -> tuple[npt.NDArray[np.int64], tuple[str, ...] | None]:
     values = np.full(len(vocabulary), -1, dtype=np.int64)
     given = {text: entry for text, entry in vocabulary.items() if text}
@@ -250,7 +265,8 @@ def _label_values(
         )
     elif len(integers) == len(given):
         if known is not None and beside is not None:
-            check_same_classes(beside, known)
+            used = [beside.names[int(n)] for n in given if 0 <= int(n[:9]) < len(beside.names)]
+            check_same_classes(beside, known, way=_way_to_order(used, known, file))
         for text, (code, where) in given.items():
             value = int(text[:4000])  # int() refuses longer texts
             if value < -1:
@@ -282,3 +298,15 @@ def _label_values(
         else:
             values[code] = label
     return values, known.names
+
+
+def _way_to_order(used: Sequence[str], known: ClassNames, file: Path | None) -> str:
+    """What to do about a list whose numbers stand for classes in another order, or for others."""
+    if not (known.file and file) or any(known.label(name) is None for name in used):
+        return known.instead
+    new = file.with_name(f"{file.stem}_renumbered")
+    output = (free_place(new) if new.exists() else new) / file.name
+    return (
+        f"; to number its classes like those: hpm-video data list --manifest {shell_path(file)} "
+        f"--classes {shell_path(known.file)} -o {shell_path(output)}"
+    )

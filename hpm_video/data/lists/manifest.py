@@ -13,7 +13,7 @@ import math
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import chain, islice
@@ -51,6 +51,7 @@ _UNLABELLED = (
     "must have labels, but has none in a column label, nor columns of 0 and 1 that labels.columns "
     "names; "
 )
+_SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "test", "testing")
 _MOST_NAMED = 3  # videos that are left out, in a message
 MAX_LABEL_GAP = 10  # consecutive unused labels that are accepted without class names
 
@@ -209,7 +210,7 @@ def read_manifest(
     paths: str | Path | Sequence[str | Path],
     *,
     root: str | None = None,
-    classes: Sequence[str] | None = None,
+    classes: Sequence[str] | ClassNames | None = None,
     labels: bool = True,
     numbers_only: bool = False,
     max_damage: float = 1.0,
@@ -282,7 +283,7 @@ def _read_files(
     files: Sequence[Path],
     *,
     roots: Sequence[str],
-    classes: Sequence[str] | None,
+    classes: Sequence[str] | ClassNames | None,
     labels: bool,
     numbers_only: bool,
     max_damage: float,
@@ -290,7 +291,10 @@ def _read_files(
 ) -> Manifest:
     """See `read_manifest`; ``roots[k]`` is the base folder of list k."""
     beside = classes_beside(files) if labels else None
-    given = ClassNames(tuple(classes), "the classes given") if labels and classes else None
+    given = None
+    if labels and classes:
+        is_told = isinstance(classes, ClassNames)
+        given = classes if is_told else ClassNames(tuple(classes), "the classes given")
     noted, faults = Labels(given or beside), Faults()
     cells = None
     if labels and several is not None and several.are_several:
@@ -374,7 +378,9 @@ def _read_files(
         number, said = other_status.total(), _counted(other_status)
         notes.append(f"{number} videos are left out because of their status: {said}")
 
-    values, class_names = noted.values(beside, numbers_only=numbers_only, faults=faults)
+    values, class_names = noted.values(
+        beside, numbers_only=numbers_only, faults=faults, file=files[0]
+    )
     sets = None if cells is None else cells.sets(values)
     if cells is not None and sets is not None:
         notes += [*cells.notes, *sets.notes()]
@@ -606,15 +612,31 @@ def root_of(names: Sequence[str], root: str) -> str | None:
 def _way_to_labels(manifest: Manifest) -> str:
     """How to get labels: from the folders of the videos, if these lie in several."""
     videos = range(0, len(manifest), -(-len(manifest) // _LOOKED_FOR))
-    folders = {os.path.dirname(manifest.file(index)) for index in videos}
-    above = {os.path.dirname(os.path.abspath(folder)) for folder in folders}
-    if len(folders) > 1 and len(above) == 1 and all(map(os.path.isdir, folders)):
+    folders = {os.path.dirname(os.path.abspath(manifest.file(index))) for index in videos}
+    are_there = all(map(os.path.isdir, folders))
+    if are_there and (above := _folder_of_classes(folders)) is not None:
         how = "makes a list whose classes are the folders of these videos"
-        return f"hpm-video data list --folder {shell_path(above.pop())} -o labelled.csv {how}"
+        return f"hpm-video data list --folder {shell_path(above)} -o labelled.csv {how}"
+    folder = shell_path(folders.pop()) if are_there and len(folders) == 1 else "DIR"
     return (
         "write them into a column label, or move the videos into a folder per class: "
-        "hpm-video data list --folder DIR -o labelled.csv"
+        f"hpm-video data list --folder {folder} -o labelled.csv"
     )
+
+
+def _folder_of_classes(folders: Collection[str]) -> str | None:
+    """The folder whose subfolders seem to be the classes of videos in these folders: the one above
+    them, or, as in class/recording/clip.mp4, the one above that. None if in doubt."""
+    tops = set(folders)
+    # Names that recur below several tops, as in subject1/wave and subject2/wave, may be the classes
+    are_below = len(set(map(os.path.basename, folders))) == len(folders)
+    for _ in range(2 if are_below else 1):
+        above = set(map(os.path.dirname, tops))
+        if len(tops) > 1 and len(above) == 1:
+            are_splits = any(os.path.basename(top).lower() in _SPLIT_NAMES for top in tops)
+            return None if are_splits else above.pop()
+        tops = above
+    return None
 
 
 def check_labels(

@@ -271,7 +271,8 @@ def list_own(
         output: the manifest to write.
         root: base folder of the list's relative paths, by default its own folder.
         classes: a file of class names in the order of their labels; by default the `classes.txt`
-            beside the list, or else beside the manifest.
+            beside the list, or else beside the manifest. If both exist, the latter names the list's
+            numbers, and `classes` renumbers them.
         split: select rows whose column `split` (or `subset`, `set`, `partition`) has this value or
             another spelling of it; classes are those of all rows.
         seconds: the two columns with the start and end of each row's part of its video.
@@ -289,6 +290,7 @@ def list_own(
     start, name = list_root(file, root), Path(file)
     labels, faults = Labels(_known_classes(classes, name.parent, Path(output).parent)), Faults()
     columns: Columns | None = None
+    own = _own_names(name) if classes is not None else ()
     told = {FRAME_COLUMNS: frames, SECOND_COLUMNS: seconds}
     renamed = {
         old.lower(): name
@@ -306,7 +308,8 @@ def list_own(
             columns, of_part = Columns(name, start, row), part_columns(row, str(file), faults)
         columns.note(row, where)
         texts = row.get("label", "").split(separator) if separator else [row.get("label", "")]
-        codes = frozenset(labels.add(row["path"], text.strip(), where) for text in texts)
+        texts = [_named(text.strip(), own) for text in texts]
+        codes = frozenset(labels.add(row["path"], text, where) for text in texts)
         lines.append((where, codes, frame_count(row, where, faults), row))
         part = part_of(row, of_part, where, faults, called=tuple(renamed))
         if part is not None:
@@ -452,6 +455,18 @@ def _known_classes(given: str | Path | None, *folders: Path) -> ClassNames | Non
         return read_classes(given)
     files = (folder / "classes.txt" for folder in folders)
     return next((read_classes(file) for file in files if file.is_file()), None)
+
+
+def _own_names(file: Path) -> tuple[str, ...]:
+    """The class names beside a list, for which its numbers stand; empty if it has none."""
+    beside = file.parent / "classes.txt"
+    return read_classes(beside).names if beside.is_file() else ()
+
+
+def _named(label: str, own: Sequence[str]) -> str:
+    """A label with the name in place of its number, if known."""
+    is_known = INTEGER.fullmatch(label) and 0 <= int(label[:9]) < len(own)
+    return own[int(label)] if is_known else label
 
 
 def _way_to_videos(name: str, start: str) -> str:

@@ -12,6 +12,7 @@ from hpm_video.weights.foreign.architecture import Assumptions
 from hpm_video.weights.foreign.to_ours import import_weights
 from hpm_video.weights.foreign.weight_files import read_weights
 from hpm_video.weights.hub import local_model
+from hpm_video.weights.run_folders import check_kind_of_run
 
 
 @dataclass(frozen=True)
@@ -47,14 +48,14 @@ def read_model(
     Raises FileNotFoundError, or ValueError, one line, for a model that is unreadable or of the
     other kind, or for imported weights that lack a part.
     """
-    place = _place_of(model)
+    place, name = _place_of(model), f"checkpoint ({model})"
     if not place.is_file() and not is_of_others(place):
-        file = find_checkpoint(place, which)
+        check_kind_of_run(place, kind, name)
+        file = find_checkpoint(place, which, kind=kind)
         return StoredModel(file, load_checkpoint(file, kind=kind))
-    name = f"checkpoint ({model})"
     source = read_weights(place)
     if source.state is not None:
-        check_kind(source.state, kind, name)
+        check_kind(source.state, kind, name, place)
         return StoredModel(place, source.state)
     told = clip or ClipConfig()
     assumptions = Assumptions(sampling=told.sampling, frame_stride=told.frame_stride)

@@ -23,6 +23,7 @@ from hpm_video.weights.checkpoint import (
 )
 from hpm_video.weights.hub import local_model
 from hpm_video.weights.misfits import refusal
+from hpm_video.weights.run_folders import run_of, runs_in
 from hpm_video.weights.torch_files import UNREADABLE, ZIP, ClaimError, read_torch
 
 # Keys under which files hold their weights, in order of preference
@@ -115,6 +116,8 @@ def _read_folder(path: Path, container: str | None) -> Source:
     try:
         return _ours(find_checkpoint(path), load_checkpoint(path))
     except FileNotFoundError as error:
+        if run_of(path) is not None or runs_in(path):
+            raise
         there = f"a folder with {_few(sorted(p.name for p in path.iterdir()))}"
         words = str(refusal(path, there, "a folder of a run, Hugging Face or DeepSpeed"))
         raise FileNotFoundError(words) from error
