@@ -4,6 +4,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from hpm_video.cli.options import (
     CLASSIFIER,
@@ -46,11 +47,15 @@ def with_stored_lists(
 
 def run(arguments: argparse.Namespace) -> int:
     config = load_config(EvaluateConfig, None, arguments.settings)
+    checkpoint, lists, folder = arguments.checkpoint, arguments.manifest, arguments.output_dir
+    if not arguments.recompute:
+        from hpm_video.weights.run_folders import check_kind_of_run
+
+        check_kind_of_run(Path(checkpoint), "finetune", f"checkpoint ({checkpoint})")
     from hpm_video.evaluate.classification import evaluate, recompute, results_folder
     from hpm_video.evaluate.predictions import figures_line
     from hpm_video.runtime.rendezvous import find_place
 
-    checkpoint, lists, folder = arguments.checkpoint, arguments.manifest, arguments.output_dir
     if arguments.recompute:
         folder = folder or checkpoint
         result = recompute(checkpoint, config, output_dir=folder)

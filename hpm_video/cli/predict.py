@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from hpm_video.cli.options import CLASSIFIER, add_checkpoint, add_manifest, add_settings
@@ -34,6 +35,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     config = load_config(EvaluateConfig, None, arguments.settings)
+    # These import NumPy, which --help need not wait for
+    from hpm_video.cli.named_videos import check_named, example_of, way_from_folder
+    from hpm_video.weights.run_folders import check_kind_of_run
+
+    model = arguments.checkpoint
+    check_kind_of_run(Path(model), "finetune", f"checkpoint ({model})")
+    to = [] if arguments.output is None else ["-o", arguments.output]
+    example = partial(example_of, "predict", model, *to)
+    check_named(arguments.videos, example=example)
     from hpm_video.evaluate.predict import Shown, csv_lines, predict, videos_of
     from hpm_video.runtime.rendezvous import find_place
 
@@ -41,7 +51,12 @@ def run(arguments: argparse.Namespace) -> int:
     output = None if arguments.output is None else Path(arguments.output)
     if arguments.windows is not None and output is None:
         raise ValueError("--output (none) must name a folder with --windows: add -o DIR")
-    videos = videos_of(arguments.videos, arguments.manifest, root=config.root)
+    videos = videos_of(
+        arguments.videos,
+        arguments.manifest,
+        root=config.root,
+        way=partial(way_from_folder, example=example),
+    )
     notes = videos.notes
     if arguments.windows is not None:
         from hpm_video.visualize.along_videos import predict_along

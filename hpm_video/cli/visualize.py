@@ -3,11 +3,14 @@
 import argparse
 import os
 import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from hpm_video.cli import options
 from hpm_video.config.values import PictureFormat, values_of
-from hpm_video.runtime.files import printable
+from hpm_video.runtime.files import printable, shell_path
 
 # Options for one kind of page. If not given, the function's own default applies.
 _OF_ALL = ("num_masks", "seed", "device")
@@ -75,7 +78,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    arguments.videos = [video for place in arguments.videos for video in _videos_at(place)]
+    from hpm_video.cli.named_videos import check_named, example_of
+
+    _refuse_classifier(arguments)
+    example = partial(example_of, "visualize", arguments.checkpoint, "-o", arguments.output_dir)
+    check_named(arguments.videos, example=example)
+    arguments.videos = [video for place in arguments.videos for video in _videos_at(place, example)]
     where = arguments.checkpoint, arguments.manifest or arguments.videos, arguments.output_dir
     if arguments.manifest:
         if arguments.videos or arguments.through_training:
@@ -85,7 +93,8 @@ def run(arguments: argparse.Namespace) -> int:
         return _over_data_set(arguments, *where)
     _refuse(arguments, _OF_LISTS, "with --manifest")
     if not arguments.videos:
-        raise ValueError("VIDEO (none) must name at least one file, unless --manifest names a list")
+        rule = "must name at least one file, unless --manifest names a list"
+        raise ValueError(f"VIDEO (none) {rule}; for example: {example()}")
     if arguments.through_training:
         _refuse(arguments, _OF_CLIPS, "without --through-training")
         return _through_training(arguments, *where)
@@ -93,19 +102,35 @@ def run(arguments: argparse.Namespace) -> int:
     return _of_clips(arguments, *where)
 
 
-def _videos_at(place: str) -> list[str]:
+def _refuse_classifier(arguments: argparse.Namespace) -> None:
+    """Raise ValueError for a fine-tuned run in place of the pre-trained model."""
+    from hpm_video.weights.run_folders import run_of, way_to_kind
+
+    place = Path(arguments.checkpoint)
+    if (run := run_of(place)) is None or run.kind == "pretrain":
+        return
+    said = f"checkpoint ({place}) must be of kind pretrain, not finetune; "
+    said += way_to_kind(place, "pretrain")
+    if not (arguments.classifier or arguments.manifest or arguments.through_training):
+        said += f"; to see what this classifier attends to, add --classifier {shell_path(place)}"
+    raise ValueError(said)
+
+
+def _videos_at(place: str, example: Callable[[], str]) -> list[str]:
     """A video's own path, or the videos in and below a folder.
 
     Raises ValueError for a folder without any, before anything slow is imported.
     """
     if not os.path.isdir(place):
         return [place]
+    from hpm_video.cli.named_videos import way_from_folder
     from hpm_video.data.prepare.tree import VideoTree
 
     found = VideoTree(place)
     videos = [*found.videos, *found.dangling]
     if not videos and not found.num_images:
-        raise ValueError(f"VIDEO ({printable(place)}) must hold videos: has none")
+        way = way_from_folder(found.texts, example=example)
+        raise ValueError(f"VIDEO ({printable(place)}) must hold videos: has none{way}")
     return videos or [place]  # images that are no video: reading them says why
 
 

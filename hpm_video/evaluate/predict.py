@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -104,11 +104,16 @@ def load_for(
 
 
 def videos_of(
-    places: Sequence[str], manifests: Sequence[str], *, root: str | None = None
+    places: Sequence[str],
+    manifests: Sequence[str],
+    *,
+    root: str | None = None,
+    way: Callable[[Sequence[str]], str] = lambda texts: "",
 ) -> Manifest:
     """Find the named videos: files, frame folders, all videos in and below folders, or lists.
 
-    Labels in lists are not read. Raises ValueError if neither or both are named, or if a folder has
+    Labels in lists are not read. ``way``: words after the refusal of a folder without videos, given
+    the texts in it. Raises ValueError if neither or both are named, or if a folder has
     no video; FileNotFoundError if a path does not exist.
     """
     if places and manifests:
@@ -120,6 +125,7 @@ def videos_of(
     if not places:
         raise ValueError(
             "VIDEO (none) must name at least one file or folder, unless --manifest names a list"
+            f"{way(())}"
         )
     paths: list[str] = []
     for place in places:
@@ -130,7 +136,10 @@ def videos_of(
                 images = f", but images ({found.num_images}); give these by name" * bool(
                     found.num_images
                 )
-                raise ValueError(f"VIDEO ({printable(place)}) must hold videos: has none{images}")
+                raise ValueError(
+                    f"VIDEO ({printable(place)}) must hold videos: has none"
+                    f"{images or way(found.texts)}"
+                )
         elif is_shards(place):
             raise ValueError(f"VIDEO ({printable(place)}) must be a video; give tars to --manifest")
         elif is_url(place) or os.path.lexists(file_of(place)) or exists(file_of(place)):

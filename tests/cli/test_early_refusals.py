@@ -106,7 +106,12 @@ def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
         f"weights inspect {toy} optim.epochs=2": "this command takes no settings",
         f"evaluate {toy} --manifest {toy.parent}": "is a folder, not a list of videos: "
         f"hpm-video data list --folder {toy.parent} -o {toy.parent.name}.csv",
-        f"visualize {toy} {tmp_path / 'empty'} -o x": "must hold videos: has none",
+        f"visualize {toy} {tmp_path / 'empty'} -o x": "must hold videos: has none; for example",
+        f"visualize {toy} -o x": "for example: hpm-video visualize",
+        f"visualize {bad_list} {toy} -o x": f"give it as --manifest {toy}",
+        f"predict {bad_list} {toy}": "must be a video, but is a list of videos: give it as",
+        f"predict {pretrained} {toy}": "must be of kind finetune, not pretrain; make one: hpm-",
+        f"evaluate {pretrained}": "make one: hpm-video finetune own_videos model.init=",
         f"pretrain {tmp_path / 'fualty.yaml'}": f"did you mean {tmp_path / 'faulty.yaml'}? ",
         f"pretrain {tmp_path / 'faulty.yaml'}": "line 3: look at its indentation",
         f"start {toy.parent} -o /proc/nowhere": "choose another with -o DIR",

@@ -315,7 +315,10 @@ def test_a_list_of_other_classes_than_those_given_is_refused(tmp_path: Path) -> 
     (tmp_path / "classes.txt").write_text("b\na\n")
     path = _list(tmp_path, "a.mp4 1\nb.mp4 0\n")
     assert read_manifest(path, classes=["b", "a"]).classes == ("b", "a")
-    with pytest.raises(ValueError, match=r"classes\.txt and the classes given must have the same"):
+    with pytest.raises(
+        ValueError,
+        match=r"classes\.txt must have .* as the classes given, but its label 0 is 'b', not 'a'$",
+    ):
         read_manifest(path, classes=["a", "b"])
 
 
@@ -576,3 +579,27 @@ def test_what_is_not_looked_for_is_not_missing(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "videos.tar", "w") as tar:
         tar.add(remote, "a.mp4")
     check_some_exist(read_manifest(_list(tmp_path, "videos.tar/a.mp4 0\n", name="tar.csv")))
+
+
+@pytest.mark.parametrize(
+    ("names", "folder"),
+    [
+        (("wave/a.mp4", "clap/b.mp4"), "."),
+        (("wave/one/a.mp4", "clap/two/b.mp4"), "."),
+        (("wave/a.mp4", "wave/b.mp4"), "wave"),  # to be sorted into folders there
+        (("train/a.mp4", "val/b.mp4"), None),  # splits, which are no classes
+        (("train/wave/a.mp4", "val/clap/b.mp4"), None),
+        (("anna/wave/a.mp4", "bert/wave/b.mp4"), None),  # persons or classes
+        (("wave/a.mp4", "b.mp4"), None),
+    ],
+)
+def test_labels_come_from_the_folders_only_where_these_are_certainly_classes(
+    tmp_path: Path, names: tuple[str, ...], folder: str | None
+) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    manifest = read_manifest(_list(tmp_path, "path\n" + "".join(f"{name}\n" for name in names)))
+    place = "DIR" if folder is None else os.path.normpath(tmp_path / folder)
+    with pytest.raises(ValueError, match=rf"data list --folder {place} -o labelled\.csv"):
+        require_labels(manifest, name="data.manifest", lists=["list.csv"])

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -328,6 +329,31 @@ def test_labels_the_model_does_not_have_are_refused(
     for word in words:
         assert word in stderr
     assert not (checkpoint / "evaluation" / "bad").exists()
+
+
+def test_a_list_of_other_classes_is_renumbered_by_the_command_that_is_named(
+    checkpoint: Path, toy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Numbers that stand for the same classes in another order, or for others."""
+    names, shown = load_checkpoint(checkpoint)["classes"], read_manifest(toy)
+    (other := tmp_path / "other").mkdir()
+    (other / "classes.txt").write_text("".join(f"{name}\n" for name in reversed(names)))
+    rows = [f"{shown.path(k)},{len(names) - 1 - shown.label(k)}\n" for k in range(len(shown))]
+    (other / "val.csv").write_text("path,label\n" + "".join(rows))
+    command = ["evaluate", str(checkpoint), "--manifest", str(other / "val.csv"), *SETTINGS]
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert f"as checkpoint ({checkpoint}/checkpoints/last), but its label 0 is" in line
+    words = shlex.split(line.partition(": hpm-video data list ")[2])
+    assert main(["data", "list", *words]) == 0
+    assert read_manifest(words[-1]).labels.tolist() == shown.labels.tolist()
+    assert _evaluate(checkpoint, Path(words[-1]), 1, 1).classes == tuple(names)
+
+    (other / "classes.txt").write_text("".join(f"{name}!\n" for name in names))
+    assert main(command) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    words = shlex.split(line.partition(": hpm-video predict ")[2])
+    assert main(["predict", *words, *SETTINGS]) == 0
 
 
 def test_a_model_without_class_names_takes_numbers(

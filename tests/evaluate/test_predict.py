@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -133,12 +134,28 @@ def test_two_processes_write_the_same(classifier: Path, videos: Path, tmp_path: 
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
 
+def test_the_example_is_a_command_that_works(
+    classifier: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert main(["predict", str(classifier), "-o", str(tmp_path / "x.csv"), *SETTINGS]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    words = shlex.split(line.partition("; for example: hpm-video ")[2])
+    assert main([*words, *SETTINGS]) == 0 and len(_rows(tmp_path / "x.csv")) == 1
+
+
 @pytest.mark.parametrize(
     ("words", "rule"),
     [
         ([], "VIDEO (none) must name at least one file or folder"),
         (["gone.mp4"], "VIDEO (gone.mp4) does not exist"),
-        (["empty"], "VIDEO (empty) must hold videos: has none"),
+        (["empty"], "VIDEO (empty) must hold videos: has none; for example: hpm-video predict"),
+        (["lists"], "must hold videos: has none; give the list in it: --manifest lists/x.csv"),
+        (["list.csv"], "(list.csv) must be a video, but is a list of videos: give it as --manif"),
+        (["e.mp4", "list.csv"], "give it as --manifest list.csv, without VIDEO"),
+        (["notes.txt"], "VIDEO (notes.txt) must be a video, but is a text; for example: hpm-vi"),
+        (["e.mp4", "-o", "mine.json"], "or choose another place: -o mine_2.json"),
+        (["e.mp4", "--windows", "1", "-o", "others"], "or choose another place: -o others_2"),
         (["e.mp4", "--manifest", "list.csv"], "--manifest (list.csv) must come without VIDEO"),
         (["e.mp4", "--top", "0"], "--top (0) must be at least 1"),
         (["e.mp4", "-o", "out.txt"], "--output (out.txt) must end in .csv or .json"),
@@ -158,10 +175,12 @@ def test_what_cannot_be_meant_is_refused(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(videos)
-    for folder in ("empty", "others"):
+    for folder in ("empty", "others", "lists"):
         Path(folder).mkdir(exist_ok=True)
     for file in ("mine.json", "others/e.json"):
         Path(file).write_text("{}")
+    Path("notes.txt").write_text("Some clips of mine, to be sorted\n")
+    Path("lists/x.csv").write_text("path,label\ngone.mp4,0\n")
     before = {path: path.read_bytes() for path in videos.rglob("*") if path.is_file()}
     capsys.readouterr()
     assert main(["predict", str(classifier), *words, *SETTINGS]) == 2

@@ -399,8 +399,11 @@ def test_other_files_of_the_same_names_stay(plain: Path, toy: Path, tmp_path: Pa
         folder = tmp_path / name
         folder.mkdir()
         (folder / name).write_text("<!doctype html><title>My page</title>")
-        with pytest.raises(ValueError, match=r"^output_dir \(.*\) must be a new file or one that"):
+        with pytest.raises(
+            ValueError, match=r"^output_dir \(.*\) must be a new file or one that"
+        ) as caught:
             visualize(plain, [chosen], folder, device="cpu")
+        assert str(caught.value).endswith(f"or choose another place: -o {folder}_2")
         assert os.listdir(folder) == [name] and "My page" in (folder / name).read_text()
     for _ in range(2):  # ours may be replaced
         visualize(plain, [chosen], tmp_path / "ours", device="cpu")

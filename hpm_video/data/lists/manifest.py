@@ -25,7 +25,7 @@ import numpy.typing as npt
 
 from hpm_video.config import LabelsConfig
 from hpm_video.data.lists.classes import ClassNames, Labels, classes_beside, similar_classes
-from hpm_video.data.lists.columns import COLUMNS, Columns
+from hpm_video.data.lists.columns import COLUMNS, SPLITS, Columns
 from hpm_video.data.lists.faults import Faults
 from hpm_video.data.lists.frame_index import FrameIndex, find_frame_index, index_fault
 from hpm_video.data.lists.label_sets import LabelCells, LabelSets
@@ -51,7 +51,6 @@ _UNLABELLED = (
     "must have labels, but has none in a column label, nor columns of 0 and 1 that labels.columns "
     "names; "
 )
-_SPLIT_NAMES = ("train", "training", "val", "valid", "validation", "test", "testing")
 _MOST_NAMED = 3  # videos that are left out, in a message
 MAX_LABEL_GAP = 10  # consecutive unused labels that are accepted without class names
 
@@ -633,8 +632,9 @@ def _folder_of_classes(folders: Collection[str]) -> str | None:
     for _ in range(2 if are_below else 1):
         above = set(map(os.path.dirname, tops))
         if len(tops) > 1 and len(above) == 1:
-            are_splits = any(os.path.basename(top).lower() in _SPLIT_NAMES for top in tops)
-            return None if are_splits else above.pop()
+            splits = set(chain.from_iterable(SPLITS.values()))
+            names = {os.path.basename(top).lower() for top in tops}
+            return above.pop() if splits.isdisjoint(names) else None
         tops = above
     return None
 
