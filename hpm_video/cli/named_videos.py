@@ -11,8 +11,9 @@ from pathlib import Path
 
 from hpm_video.data.lists.faults import Faults
 from hpm_video.data.lists.places import list_root
-from hpm_video.data.lists.rows import is_image_name, is_video_name, read_videos
+from hpm_video.data.lists.rows import is_video_name, read_videos
 from hpm_video.data.lists.spelling import as_on_disk
+from hpm_video.data.video.readers.frame_folder import is_image_name
 from hpm_video.runtime.files import printable, shell_path
 from hpm_video.weights.run_folders import run_of
 

@@ -82,7 +82,6 @@ def run(arguments: argparse.Namespace) -> int:
 
     _refuse_classifier(arguments)
     example = partial(example_of, "visualize", arguments.checkpoint, "-o", arguments.output_dir)
-    check_named(arguments.videos, example=example)
     arguments.videos = [video for place in arguments.videos for video in _videos_at(place, example)]
     where = arguments.checkpoint, arguments.manifest or arguments.videos, arguments.output_dir
     if arguments.manifest:
@@ -95,11 +94,12 @@ def run(arguments: argparse.Namespace) -> int:
     if not arguments.videos:
         rule = "must name at least one file, unless --manifest names a list"
         raise ValueError(f"VIDEO (none) {rule}; for example: {example()}")
-    if arguments.through_training:
+    if is_through := arguments.through_training:
         _refuse(arguments, _OF_CLIPS, "without --through-training")
-        return _through_training(arguments, *where)
-    _refuse(arguments, _OF_TRAINING, "with --through-training")
-    return _of_clips(arguments, *where)
+    else:
+        _refuse(arguments, _OF_TRAINING, "with --through-training")
+    check_named(arguments.videos, example=example)
+    return (_through_training if is_through else _of_clips)(arguments, *where)
 
 
 def _refuse_classifier(arguments: argparse.Namespace) -> None:

@@ -272,7 +272,7 @@ def _names(
     command = ["hpm-video", "predict", str(file), "--manifest", *lists]
     return ClassNames(
         tuple(classes),
-        f"checkpoint ({file})",
+        f"the classes of checkpoint {file}",
         file=str(next(same, "")),
         instead=f"; to predict the checkpoint's classes without labels: {shlex.join(command)}",
     )

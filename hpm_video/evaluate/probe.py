@@ -224,7 +224,7 @@ def read_probe_lists(
     judged = read_manifest(
         list(val),
         root=root,
-        classes=learnt.classes,
+        classes=learnt.class_names,
         numbers_only=learnt.classes is None,
         several=labels,
     )

@@ -554,7 +554,7 @@ def test_a_classes_txt_of_another_order_is_not_replaced(
 ) -> None:
     _text(ucf101 / "classes.txt", "ApplyEyeMakeup", "Archery", "YoYo")
     line = _refusal(capsys, "--ucf101", ucf101, "-o", ucf101 / "m.csv")
-    assert "classes.txt must have the same classes in the same order as this data set" in line
+    assert "classes.txt must match this data set in names and order" in line
     assert "its label 1 is 'Archery', not 'YoYo'" in line
     assert not (ucf101 / "m.csv").exists()
 

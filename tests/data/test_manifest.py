@@ -167,7 +167,7 @@ def test_joined_lists_must_share_their_classes(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         lists.append(_list(tmp_path / name, "a.mp4 0\n"))
         _list(tmp_path / name, f"{name}\n", "classes.txt")
-    with pytest.raises(ValueError, match=r"two/classes.txt and .*label 0"):
+    with pytest.raises(ValueError, match=r"two/classes.txt must match .*one/classes.txt .*label 0"):
         read_manifest(lists)
     assert len(read_manifest(lists, labels=False)) == 2
 
@@ -317,7 +317,7 @@ def test_a_list_of_other_classes_than_those_given_is_refused(tmp_path: Path) -> 
     assert read_manifest(path, classes=["b", "a"]).classes == ("b", "a")
     with pytest.raises(
         ValueError,
-        match=r"classes\.txt must have .* as the classes given, but its label 0 is 'b', not 'a'$",
+        match=r"classes\.txt must match the classes given .*, but its label 0 is 'b', not 'a'$",
     ):
         read_manifest(path, classes=["a", "b"])
 

@@ -343,7 +343,9 @@ def test_a_list_of_other_classes_is_renumbered_by_the_command_that_is_named(
     command = ["evaluate", str(checkpoint), "--manifest", str(other / "val.csv"), *SETTINGS]
     assert main(command) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert f"as checkpoint ({checkpoint}/checkpoints/last), but its label 0 is" in line
+    assert (
+        f"of checkpoint {checkpoint}/checkpoints/last in names and order, but its label 0" in line
+    )
     words = shlex.split(line.partition(": hpm-video data list ")[2])
     assert main(["data", "list", *words]) == 0
     assert read_manifest(words[-1]).labels.tolist() == shown.labels.tolist()

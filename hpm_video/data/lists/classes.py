@@ -111,9 +111,7 @@ def check_same_classes(one: ClassNames, other: ClassNames, *, way: str = "") -> 
         said = (
             f"but has label {label} too: {first}" if first else f"but lacks label {label}: {second}"
         )
-    raise ValueError(
-        f"{one.source} must have the same classes in the same order as {other.source}, {said}{way}"
-    )
+    raise ValueError(f"{one.source} must match {other.source} in names and order, {said}{way}")
 
 
 def classes_beside(files: Sequence[Path]) -> ClassNames | None:

@@ -174,6 +174,16 @@ class Manifest:
         labels = self.labels if self.label_sets is None else self.label_sets.labels
         return np.unique(labels[labels >= 0])
 
+    @property
+    def class_names(self) -> ClassNames | None:
+        """The class names with their source, for lists that must have the same ones."""
+        if self.classes is None:
+            return None
+        file = self.lists[0] if self.lists else Path("the other list")
+        beside = file.with_name("classes.txt")
+        source = f"the classes of {file}"
+        return ClassNames(self.classes, source, file=str(beside) if beside.is_file() else "")
+
     def targets(
         self, indices: npt.NDArray[np.int64], num_classes: int | None = None
     ) -> npt.NDArray[Any]:
@@ -292,8 +302,11 @@ def _read_files(
     beside = classes_beside(files) if labels else None
     given = None
     if labels and classes:
-        is_told = isinstance(classes, ClassNames)
-        given = classes if is_told else ClassNames(tuple(classes), "the classes given")
+        given = (
+            classes
+            if isinstance(classes, ClassNames)
+            else ClassNames(tuple(classes), "the classes given")
+        )
     noted, faults = Labels(given or beside), Faults()
     cells = None
     if labels and several is not None and several.are_several:

@@ -50,7 +50,7 @@ class RunEvaluation:
             self._videos = read_manifest(
                 data.val_manifest,
                 root=data.root,
-                classes=manifest.classes,
+                classes=manifest.class_names,
                 numbers_only=manifest.classes is None,
                 several=data.labels,
             )
