@@ -642,7 +642,7 @@ def _folder_of_classes(folders: Collection[str]) -> str | None:
     for _ in range(2 if are_below else 1):
         above = set(map(os.path.dirname, tops))
         if len(tops) > 1 and len(above) == 1:
-            splits = set(chain.from_iterable(SPLITS.values()))
+            splits = set(itertools.chain.from_iterable(SPLITS.values()))
             names = {os.path.basename(top).lower() for top in tops}
             return above.pop() if splits.isdisjoint(names) else None
         tops = above
