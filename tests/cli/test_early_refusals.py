@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from processes import LIMIT_S
 
@@ -17,8 +18,10 @@ from hpm_video.cli.main import main
 from hpm_video.cli.options import check_there
 from hpm_video.config import FinetuneConfig, PretrainConfig
 from hpm_video.config.schema import SettingFaults
+from hpm_video.evaluate.predictions import Evaluation
 from hpm_video.runtime.files import similar_path
 from hpm_video.train.admission import read_settings, read_videos
+from hpm_video.train.run import evaluation as run_evaluation
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -261,7 +264,15 @@ def test_the_best_epoch_is_named_where_the_last_is_evaluated(
     toy: Path,
     finetune_arguments: Callable[..., list[str]],
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    shares = iter((0.6, 0.4))  # of the true class: the first evaluation is the better one
+
+    def evaluated(*_: object, **__: object) -> Evaluation:
+        scores = np.array([[share := next(shares), 1 - share]], dtype=np.float32)
+        return Evaluation(scores, np.zeros(1, dtype=np.int64), ("x",), ())
+
+    monkeypatch.setattr(run_evaluation, "evaluate_classifier", evaluated)
     run = tmp_path / "run"
     judged = (f"data.val_manifest={toy}", "evaluation.every_epochs=1", "evaluation.best_by=loss")
     assert main(finetune_arguments(run, *judged)) == 0
