@@ -61,8 +61,8 @@ def _again(number: int) -> str:
 
 def _say_now(line: str) -> None:
     """Print a line from a signal handler, which may have interrupted a print."""
-    stdout = 1
-    with suppress(OSError):  # closed, or its reader is gone
+    with suppress(OSError, ValueError):  # closed, no file, or its reader is gone
+        stdout = sys.stdout.fileno()
         # On a terminal, erase the progress bar, which is drawn again below
         start = "\r\x1b[2K" if os.isatty(stdout) else ""
         os.write(stdout, f"{start}{line}\n".encode())

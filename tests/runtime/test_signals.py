@@ -1,7 +1,9 @@
 """Signals that end jobs."""
 
 import signal
+import sys
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 
 import pytest
 
@@ -40,8 +42,12 @@ def test_the_first_signal_is_answered_at_once(capfd: pytest.CaptureFixture[str])
         assert capfd.readouterr().out == "SIGTERM: the run stops and saves after this step\n"
         signal.raise_signal(signal.SIGTERM)
         assert capfd.readouterr().out == ""
-    with stop_on_signal(is_alone=True):
+    with stop_on_signal(is_alone=True), redirect_stdout(sys.stderr):
         signal.raise_signal(signal.SIGTERM)
+    with stop_on_signal(is_alone=True, says_so=True), redirect_stdout(sys.stderr):
+        signal.raise_signal(signal.SIGTERM)
+    out, err = capfd.readouterr()  # as where stdout is for figures only
+    assert out == "" and err.count("SIGTERM") == 1
     with pytest.raises(ValueError), stop_on_signal(is_alone=False, says_so=True):
         raise ValueError
     signal.raise_signal(signal.SIGTERM)
