@@ -11,10 +11,8 @@ import shlex
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
-from hpm_video.config import FinetuneConfig, PretrainConfig, ProbeJobConfig, StudyConfig
-from hpm_video.config.schema import describe_settings
+from hpm_video.config.schema import SCHEMAS
 from hpm_video.config.settings import find_config, unknown_settings
 from hpm_video.runtime.files import shell_path, similar_path
 
@@ -28,12 +26,6 @@ COMMANDS = {
     "probe": "probe",
     "ablation": "bench ablation",
     "demo": "demo",
-}
-_SCHEMAS: dict[str, type[Any]] = {
-    "pretrain": PretrainConfig,
-    "finetune": FinetuneConfig,
-    "probe": ProbeJobConfig,
-    "ablation": StudyConfig,
 }
 # What follows these commands, if it is not just the file
 _WORDS = {"probe": "CHECKPOINT --recipe {}", "ablation": "{} -o outputs/study"}
@@ -93,7 +85,8 @@ def find_recipe(kind: str, word: str) -> str:
                 f"config ({word}) must be a recipe or a YAML file, and settings come after it: "
                 f"{example}`hpm-video recipes` lists all recipes"
             ) from error
-        if others := [other for other in _SCHEMAS if name in _files(other)]:
+        others = [other for other in COMMANDS if COMMANDS[other] in SCHEMAS]
+        if others := [other for other in others if name in _files(other)]:
             does = f"hpm-video {COMMANDS[others[0]]}"
             raise FileNotFoundError(
                 f"config ({word}) is a recipe of {does}, not of {COMMANDS[kind]}: run "
@@ -122,8 +115,12 @@ def _command(kind: str, word: str) -> str:
 def _check_is_for(kind: str, file: str) -> None:
     """Raise ValueError if a file has settings that another command knows, but not this one."""
     try:
-        foreign = set(unknown_settings(_SCHEMAS[kind], file))
-        left = {one: set(unknown_settings(_SCHEMAS[one], file)) for one in _SCHEMAS if foreign}
+        foreign = set(unknown_settings(SCHEMAS[COMMANDS[kind]], file))
+        left = {
+            one: set(unknown_settings(SCHEMAS[command], file))
+            for one, command in COMMANDS.items()
+            if foreign and command in SCHEMAS
+        }
     except ValueError:  # not settings; `load_config` says why
         return
     other = min(left, key=lambda one: len(left[one]), default=kind)
@@ -134,15 +131,6 @@ def _check_is_for(kind: str, file: str) -> None:
             f"config ({file}) has settings of hpm-video {COMMANDS[other]} ({names}), not of "
             f"{COMMANDS[kind]}: run {_command(other, file)}"
         )
-
-
-def commands_that_know(key: str) -> list[str]:
-    """The commands with a setting, or a group of settings, of this name."""
-    return [
-        f"hpm-video {COMMANDS[kind]}"
-        for kind, schema in _SCHEMAS.items()
-        if any(f"{one.key}.".startswith(f"{key}.") for one in describe_settings(schema))
-    ]
 
 
 def for_a_gpu(kind: str, word: str) -> str | None:

@@ -20,6 +20,8 @@ Value = TypeVar("Value")
 Path = tuple[Any, ...]  # names of the groups and the setting, outermost first
 
 _MOST_ALIKE = 3  # settings of one name that a message offers
+# Commands that read files of settings; the package that has the schemas fills it
+SCHEMAS: dict[str, type[Any]] = {}
 _IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -188,13 +190,15 @@ def is_unknown(fault: str) -> bool:
 
 
 def _suggestion(key: str, root: type[Any]) -> str:
-    from hpm_video.config.recipe import commands_that_know  # noqa: PLC0415 - imports this module
-
     keys = [setting.key for setting in describe_settings(root)]
     groups = {known.rpartition(".")[0] for known in keys} - {""}
     if same := settings_called(key, root):
         return f": did you mean {' or '.join(one.key for one in same)}?"
-    if commands := commands_that_know(key):
+    if commands := [
+        f"hpm-video {command}"
+        for command, schema in SCHEMAS.items()
+        if any(f"{one.key}.".startswith(f"{key}.") for one in describe_settings(schema))
+    ]:
         return f": it belongs to {' and '.join(commands)}; leave it out"
     close = difflib.get_close_matches(key, [*keys, *sorted(groups)], n=1)
     return f": did you mean {close[0]}?" if close else ""

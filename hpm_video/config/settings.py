@@ -155,9 +155,9 @@ def unknown_settings(schema: type[Any], path: str | Path) -> list[str]:
     layer, _ = _read(path, _load)
     if not isinstance(layer, DictConfig):
         return []
-    values = OmegaConf.to_container(layer, resolve=False)
-    plain = {key: value for key, value in values.items() if key not in _NOT_OF_JOBS}
-    found = setting_faults(schema, _as_meant(schema, plain))
+    for group in _NOT_OF_JOBS:
+        layer.pop(group, None)
+    found = setting_faults(schema, _as_meant(schema, OmegaConf.to_container(layer, resolve=False)))
     return [".".join(map(str, place)) for place, fault in found if is_unknown(fault)]
 
 
