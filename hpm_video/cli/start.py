@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpm_video.cli.options import add_device, add_output_dir, add_root
-from hpm_video.runtime.files import printable, write_atomically
+from hpm_video.runtime.files import printable, shell_path, write_atomically
 
 if TYPE_CHECKING:
     import torch
@@ -73,7 +73,7 @@ class Place:
 
     @contextmanager
     def gone_after_errors(self) -> Iterator[None]:
-        """Remove the new folder again if the videos cannot be listed."""
+        """Remove the new folder again after a refusal, so that a corrected command works."""
         try:
             yield
         except (ValueError, FileNotFoundError):
@@ -97,9 +97,14 @@ class Place:
 
 def run(arguments: argparse.Namespace) -> int:
     place = _new_place(arguments)
+    with place.gone_after_errors():
+        return _start(arguments, place)
+
+
+def _start(arguments: argparse.Namespace, place: Place) -> int:
     from hpm_video.data.prepare.own_lists import hold_out_of, list_own_videos, rows_of, start_of
 
-    with place.gone_after_errors(), _naming_videos_beside(arguments.folder):
+    with _naming_videos_beside(arguments.folder):
         lists, notes = list_own_videos(
             arguments.folder, place.folder, val=arguments.val, root=arguments.root,
             labels=arguments.labels, images=arguments.images,
@@ -111,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
     notes += hold_out_of(lists, arguments.held_out, start=start)
     _report(lists, place, full=arguments.full_check)
     notes += _drop_useless(lists)
-    videos = _videos_of(lists["train"])
+    videos = _videos_of(lists["train"], source=arguments.folder)
     notes += _classes_without_videos(lists, place, num_left=videos.num_classes)
 
     from hpm_video.config.own_data import choose_finetuning, choose_pretraining
@@ -120,7 +125,7 @@ def run(arguments: argparse.Namespace) -> int:
     _set_places(chosen[0], lists, place, "pretrained", arguments.device)
     if videos.num_classes:
         lists["labelled"] = _labelled(lists["train"], notes)
-        labelled = _videos_of(lists["labelled"])
+        labelled = _videos_of(lists["labelled"], source=arguments.folder)
         chosen.append(choose_finetuning(labelled, computer, chosen[0]))
         _set_places(chosen[1], lists, place, "finetuned", arguments.device)
     print("timing a few steps", flush=True)
@@ -202,12 +207,24 @@ def _outside(source: str, name: str) -> str:
 
 
 def _start_beside(file: str) -> str:
-    """The command for the folder of a file."""
+    """The command for the folder of a file; first that for its parent, if it may hold classes."""
+    from hpm_video.data.prepare.tree import folders_beside, has_videos
+
     folder = os.path.dirname(file) or "."
-    words = ["hpm-video", "start", folder]
+    above = os.path.dirname(os.path.abspath(folder))
+    is_class = has_videos(folder) and any(folders_beside(folder, depth=0))
+    if not is_class or _is_inside(Path.home(), above):
+        return _start_of(folder)
+    parent = above if os.path.isabs(folder) else os.path.relpath(above)
+    return f"if the folders in {parent} are classes, {_start_of(parent)}; else {_start_of(folder)}"
+
+
+def _start_of(folder: str) -> str:
+    """The command for a folder."""
+    more = ""
     if _is_inside(name := _own_name(folder), folder):
-        words += ["-o", _outside(folder, name)]
-    return shlex.join(words)
+        more = f" -o {shell_path(_outside(folder, name))}"
+    return f"hpm-video start {shell_path(folder)}{more}"
 
 
 @contextmanager
@@ -263,10 +280,13 @@ def _report(lists: dict[str, Path], place: Place, *, full: bool) -> None:
         for file in lists.values()
     )
     rows = (row for file in lists.values() for row in rows_of(file))
-    report = make_report(rows, classes=classes, full_check="" if full else " && ".join(commands))
+    is_refused = not _readable(lists["train"])  # then the folder, with lists and page, goes
+    full_check = "" if full or is_refused else " && ".join(commands)
+    report = make_report(rows, classes=classes, full_check=full_check)
     page = place.folder / "check.html"
-    write_atomically(page, [report_page(report, title=place.folder.name)])
-    print(report_text(report, page=str(page), figures=False))
+    if not is_refused:
+        write_atomically(page, [report_page(report, title=place.folder.name)])
+    print(report_text(report, page="" if is_refused else str(page), figures=False))
 
 
 def _drop_useless(lists: dict[str, Path]) -> Iterator[str]:
@@ -332,8 +352,8 @@ def _labelled(train: Path, notes: list[str]) -> Path:
     return output
 
 
-def _videos_of(file: Path) -> Videos:
-    """Summary of the videos of a list. Raises ValueError if none is readable."""
+def _videos_of(file: Path, *, source: str) -> Videos:
+    """Summary of the videos of a list. Raises ValueError if none of ``source`` is readable."""
     from hpm_video.config.own_data import Videos
     from hpm_video.data.prepare.check_report import make_report
     from hpm_video.data.prepare.own_lists import label_of, rows_of
@@ -342,8 +362,8 @@ def _videos_of(file: Path) -> Videos:
     if not rows:
         broken = next((row["path"] for row in rows_of(file)), "VIDEO")
         raise ValueError(
-            f"{file} has no readable video: see the reasons above. What ffmpeg says of the first: "
-            f"ffprobe {shlex.quote(broken)}"
+            f"{source} has no readable video: see the reasons above. What ffmpeg says of the "
+            f"first: ffprobe {shlex.quote(broken)}"
         )
     report = make_report(rows)  # handles the lengths of parts
     labels = set(filter(None, map(label_of, rows)))

@@ -154,3 +154,24 @@ def test_an_epoch_from_a_slow_store_ends(
         # Of each video and of the list one about it and one for it; of what is not beside it, one
         assert num_requests >= 2 * 21 + 2 + named
         assert named > 0 and unreadable == 0
+
+
+def test_plateau_correlates_each_epoch_with_the_end(
+    script: Script, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Runs in the order of their accuracy at the first probe, in the other order at the last; a
+    variant's level says nothing within it."""
+    ends = {"a": (0.1, 0.2, 0.3), "b": (0.7, 0.8, 0.9)}
+    rows = [
+        {"variant": name, "balanced_accuracy": end, "probe_epochs": [0, 4, 8],
+         "rank_accuracy_curve": [end, (name == "b") + place % 2, -end]}
+        for name, each in ends.items() for place, end in enumerate(each)
+    ]  # fmt: skip
+    (tmp_path / "rows.json").write_text(json.dumps({"rows": rows}))
+    module = script("plateau")
+    sys.argv = ["plateau.py", str(tmp_path / "rows.json")]
+    module.main()
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()[2:]]
+    assert [line[0] for line in lines] == ["0", "4", "8"]
+    assert lines[0][1:] == ["1.00", "1.00"] and lines[2][1:] == ["-1.00", "-1.00"]
+    assert float(lines[1][1]) > 0.5 and abs(float(lines[1][2])) < 0.3

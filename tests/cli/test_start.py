@@ -2,6 +2,8 @@
 
 import hashlib
 import html
+import itertools
+import re
 import shlex
 import shutil
 import subprocess
@@ -150,6 +152,7 @@ def test_ways_on_without_a_video(
     monkeypatch.chdir(tmp_path)
     (odd := tmp_path / "odd names").mkdir()
     shutil.copyfile(video, odd / "tape 1.recording")
+    (odd / "read-me.nfo").write_text("the tapes\n")  # is not listed
     assert main(["start", "odd names", "-o", "new"]) == 2
     way = capsys.readouterr().err.rpartition("list them: ")[2]
     subprocess.run(way, shell=True, check=True)
@@ -175,6 +178,118 @@ def test_a_folder_whose_videos_are_all_broken(
     (said,) = capsys.readouterr().err.splitlines()
     assert "has no readable video" in said
     assert said.endswith(f"ffprobe {tmp_path / 'bad' / '1.mp4'}")
+
+
+def test_after_unreadable_videos_the_corrected_command_works(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from hpm_video.cli import start
+
+    videos = [path for path in folder.rglob("*") if path.suffix == ".mp4"]
+    monkeypatch.setattr(start, "_time", lambda *_, **__: None)
+    (tmp_path / "no video.mp4").write_bytes(b"no video")
+    (tmp_path / "bad.csv").write_text("path\nno video.mp4\n")
+    assert main(["start", "bad.csv", "-o", "new"]) == 2
+    out = capsys.readouterr().out
+    assert "no video.mp4: is not a video" in out and "new/" not in out  # nothing that is gone
+    assert not (tmp_path / "new").exists()
+    rows = [quoted(path) for path in videos if path.name != "broken.mp4"]
+    (tmp_path / "good.csv").write_text("\n".join(["path", *rows]) + "\n")
+    assert main(["start", "good.csv", "-o", "new"]) == 0
+
+
+def _commands_in(said: str) -> list[list[str]]:
+    """The commands of a refusal that follow a colon."""
+    _, *parts = re.split(r": (?=hpm-video )|; (?:if|else) ", said.strip())
+    return [shlex.split(part) for part in parts if part.startswith("hpm-video ")]
+
+
+def _run(words: list[str]) -> None:
+    """Run commands joined by &&."""
+    for is_command, some in itertools.groupby(words, lambda word: word != "&&"):
+        if is_command:
+            program, *arguments = some
+            assert program == "hpm-video" and main(arguments) == 0, arguments
+
+
+def test_sets_with_the_same_classes_are_no_classes(
+    toy: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from hpm_video.cli import start
+
+    monkeypatch.setattr(start, "_time", lambda *_, **__: None)
+    videos = iter(sorted(toy.parent.rglob("*.mp4")) * 9)
+    sets = {"-my clips": 3, "from 'Anna'": 2}
+    for name, number in sets.items():
+        for kind in ("call em", "wave"):
+            (tmp_path / "all" / name / kind).mkdir(parents=True)
+            for k in range(number):
+                shutil.copy(next(videos), tmp_path / "all" / name / kind / f"{k}.mp4")
+    monkeypatch.chdir(tmp_path / "all")
+    assert main(["start", ".", "-o", "../new"]) == 2
+    assert not (tmp_path / "new").exists()
+    (said,) = capsys.readouterr().err.splitlines()
+    assert "-my clips, from 'Anna' have folders of the same names (call em, wave)" in said
+    inner, outer = _commands_in(said)
+    assert inner == ["hpm-video", "start", "./-my clips", "--val", "from 'Anna'"]
+    _run([*inner, "-o", "../inner"])
+    assert "to train on: 6 videos of 2 classes" in capsys.readouterr().out
+    assert len(rows_of(tmp_path / "inner" / "val.csv")) == 4
+    assert (tmp_path / "inner" / "classes.txt").read_text() == "call em\nwave\n"
+    _run(outer)
+    assert (tmp_path / "new" / "classes.txt").read_text() == "-my clips\nfrom 'Anna'\n"
+    assert {path.name for path in (tmp_path / "all").iterdir()} == set(sets)
+
+    shutil.copytree("from 'Anna'", "third")
+    assert main(["start", str(tmp_path / "all"), "-o", "../more"]) == 2
+    inner, _ = _commands_in(capsys.readouterr().err)
+    assert inner == ["hpm-video", "start", str(tmp_path / "all" / "-my clips")]
+    shutil.rmtree("third")
+    shutil.rmtree("from 'Anna'")
+    assert main(["start", str(tmp_path / "all"), "-o", "../more"]) == 2
+    inner, outer = _commands_in(capsys.readouterr().err)
+    assert inner == ["hpm-video", "start", str(tmp_path / "all" / "-my clips")]
+    _run([*outer, "-o", "../more"])
+
+
+def test_a_video_in_a_class_folder(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    video = next((folder / CLASSES[1]).iterdir())
+    assert main(["start", str(video)]) == 2
+    said = capsys.readouterr().err
+    first, second = re.findall(r"hpm-video start (.*?)(?:; else |\n)", said)
+    assert shlex.split(first) == [str(folder)] and "are classes" in said
+    assert shlex.split(second) == [str(folder / CLASSES[1])]
+    (alone := tmp_path / "alone").mkdir()
+    shutil.copy(video, alone / "1.mp4")
+    assert main(["start", "alone/1.mp4"]) == 2
+    assert capsys.readouterr().err.endswith("not a video: hpm-video start alone\n")
+
+
+def test_notes_say_nothing_of_labels_that_are_not_wanted(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    from hpm_video.cli import start
+
+    monkeypatch.setattr(start, "_time", lambda *_, **__: None)
+    some, others = (sorted((folder / CLASSES[k]).iterdir()) for k in (1, 2))
+    rows = [f"{quoted(path)},{'x' * k}" for k, path in enumerate(some[:2])]
+    (tmp_path / "all.csv").write_text("\n".join(["path,label", *rows]) + "\n")
+    shutil.copytree(others[0].parent, tmp_path / "judged")
+    for k, source in enumerate((str(folder / CLASSES[1]), "all.csv")):
+        assert main(["start", source, "--no-labels", "--val", "judged", "-o", f"new{k}"]) == 0
+        out = capsys.readouterr().out
+        assert "no labels: pre-training only" in out and "have no label" not in out
 
 
 def test_the_folder_itself_is_no_place_to_write_to(

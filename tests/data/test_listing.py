@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shlex
+import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -608,6 +609,54 @@ def test_folders_that_are_no_classes(
     _fill(tmp_path / "set", names)
     assert words in _refusal(capsys, "--folder", tmp_path / "set", "-o", tmp_path / "m.csv")
     assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_loose_videos_are_moved_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loose = ("-lost 1.mp4", 'it\'s "2".MP4', "$(3).webm", "*.avi", "old.mp4")
+    kept = ("classes.txt", "notes on 1.mp4.txt", "-a/1.mp4", "b.mp4/2.mp4")
+    _fill(tmp_path / "-my 'set'", [*loose[:4], *kept])
+    (tmp_path / "-my 'set'/old.mp4").symlink_to("-lost 1.mp4")
+    _text(tmp_path / "-my 'set'/classes.txt", "-a", "b.mp4")
+    (tmp_path / "link").symlink_to("-my 'set'")
+    monkeypatch.chdir(tmp_path)
+    for folder in ("-my 'set'", "link"):
+        line = _refusal(capsys, f"--folder={folder}", "-o", "m.csv")
+        assert "5 videos ($(3).webm, *.avi, -lost 1.mp4, ...) lie beside -a" in line
+        assert "--no-labels lists all videos without labels" in line
+        subprocess.run(line.partition("To move away: ")[2], shell=True, check=True)
+        aside = tmp_path / f"{folder}_loose"
+        assert {path.name for path in aside.iterdir()} == set(loose)
+        left = {path.relative_to("-my 'set'") for path in Path("-my 'set'").rglob("*.*")}
+        assert left - {Path("b.mp4")} == {*map(Path, kept)}
+        assert _list(f"--folder={folder}", "-o", "m.csv") == 0
+        for path in aside.iterdir():
+            path.rename(f"-my 'set'/{path.name}")
+    line = _refusal(capsys, f"--folder={folder}", "-o", "m.csv")
+    assert "mkdir link_loose_2" in line  # nothing is overwritten
+
+
+def test_a_folder_without_videos_names_one_with_videos(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _fill(tmp_path, ["empty/.hidden.mp4", "notes/1.mp4.txt", "deep/1/2/3.mp4", "train/1.mp4"])
+    line = _refusal(capsys, "--folder", "empty", "-o", "m.csv")
+    assert "nor other files: name the folder of the videos" in line
+    _fill(tmp_path, ["text/read me.nfo", "text/Makefile", "'x' y/-a/1.mp4", "'x' y/b/2.mp4"])
+    for folder, has in (("empty", "nor other files"), ("text", "only other files (2, such as")):
+        line = _refusal(capsys, "--folder", folder, "-o", "m.csv")
+        assert has in line and "find" not in line
+        _, *words = shlex.split(line[line.index("hpm-video data list") :])
+        assert main(words) == 0
+        assert _rows(Path("m.csv")) == [("'x' y/-a/1.mp4", "0"), ("'x' y/b/2.mp4", "1")]
+    assert main(["start", "'x' y", "--val", "empty"]) == 2  # not what is trained on
+    assert "name the folder of the videos" in capsys.readouterr().err
+    assert main(["start", "empty", "--val", "'x' y"]) == 2
+    assert "name the folder of the videos" in capsys.readouterr().err
+    assert main(["start", "empty"]) == 2
+    assert shlex.split(capsys.readouterr().err)[-3:] == ["hpm-video", "start", "'x' y"]
 
 
 def test_a_list_with_two_labels_of_one_video(

@@ -189,9 +189,18 @@ def test_what_is_judged_on_is_not_what_was_learnt(toy: Path) -> None:
 
 def test_folders_in_folders_may_be_the_classes(toy: Path) -> None:
     _videos(toy, *(f"v/subject{k}/{name}/1.mp4" for k in (1, 2) for name in ("wave", "jump")))
-    _, notes = _listed("v")
-    assert "the classes are subject1, subject2, and not the folders in them (jump, wave)" in notes
-    Path("out/classes.txt").unlink()
+    with pytest.raises(ValueError, match=r"subject1, subject2 have .* same names \(jump, wave\)"):
+        _listed("v")
+    assert "the folders in them" not in _listed("v", labels=False)[1]
+    Path("out/classes.txt").unlink(missing_ok=True)
+    _videos(
+        toy, "v/train/subject3/wave/1.mp4", "v/train/subject4/wave/2.mp4", "v/val/subject3/3.mp4"
+    )
+    Path("v/subject1").rename("subject1")
+    Path("v/subject2").rename("subject2")
+    with pytest.raises(ValueError, match=r"start out_list/list.csv --val v/val -o out$"):
+        _listed("v")
+    Path("out/classes.txt").unlink(missing_ok=True)
     _videos(toy, "w/wave/monday/1.mp4", "w/jump/tuesday/1.mp4")
     assert "the folders in them" not in _listed("w")[1]
 

@@ -154,8 +154,8 @@ def _extent(row: Mapping[str, str], part: Part | None) -> tuple[int, float | Non
 def report_text(report: Report, *, page: str, figures: bool = True) -> str:
     """The statistics as lines of text for a terminal.
 
-    ``page``: the page that names more videos. ``figures``: also durations, sizes and classes, not
-    only problems.
+    ``page``: the page that names more videos, "" for none. ``figures``: also durations, sizes and
+    classes, not only problems.
     """
     lines = [_headline(report)]
     if report.is_quick:
@@ -169,7 +169,7 @@ def report_text(report: Report, *, page: str, figures: bool = True) -> str:
             shown = section.first[:_MAX_SHOWN]
             lines += [f"  {printable(path)}: {printable(reason)}" for path, reason in shown]
             if more := section.num_videos - len(shown):
-                lines.append(f"  and {more:,} more, in {printable(page)}")
+                lines.append(f"  and {more:,} more" + f", in {printable(page)}" * bool(page))
         if advice := _advice(section):
             lines.append("what to do:")
             lines += [f"  {printable(kind)}: {printable(remedy)}" for kind, remedy in advice]

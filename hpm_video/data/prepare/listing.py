@@ -9,9 +9,10 @@ import os
 import re
 import shlex
 import tempfile
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import compress
 from pathlib import Path
 
@@ -35,12 +36,14 @@ from hpm_video.data.lists.rows import INTEGER, first_few, read_rows, read_videos
 from hpm_video.data.lists.shards import read_shards, shard_note
 from hpm_video.data.lists.spelling import as_on_disk, same_name
 from hpm_video.data.prepare.official import DATA_SETS, FOLDS, Video
-from hpm_video.data.prepare.tree import Images, VideoTree
+from hpm_video.data.prepare.tree import Images, VideoTree, folders_beside
 from hpm_video.data.remote.urls import check_is_local, is_url
 from hpm_video.data.video.part import FRAME_COLUMNS, PART_COLUMNS, SECOND_COLUMNS, Part
 from hpm_video.data.video.source import exists
 from hpm_video.runtime.files import keep_original, shell_path, writing
 from hpm_video.runtime.reading import open_regular
+
+_LONGEST_LOOK_S = 20.0  # at a file that may be a video
 
 # Folders with these names are splits of a data set, not classes
 _SPLITS = {word for words in SPLITS.values() for word in words}
@@ -61,6 +64,8 @@ class Listed:
     missing_file: Path | None
     notes: tuple[str, ...]
     are_parts: bool = False  # whether rows are parts of videos
+    # Class folder -> number of videos of each folder in it; empty if a file gives the classes
+    inside: Mapping[str, Counter[str]] = field(default_factory=dict)
 
     @property
     def _rows(self) -> str:
@@ -151,12 +156,14 @@ def list_folder(
     classes: str | Path | None = None,
     images: Images | None = None,
     labels: bool = True,
+    command: str | None = None,
 ) -> Listed:
     """List a folder with one subfolder of videos per class, or with videos only (without labels).
 
     Classes are numbered by `classes`, else by the `classes.txt` in the folder, else by that beside
     the manifest, else in the order of their names (numerically if all are whole numbers).
     ``images``: the meaning of images, see `VideoTree`. ``labels``: whether subfolders are classes.
+    ``command``: the command that lists a folder if its path follows, for messages; "" if none does.
 
     Raises FileNotFoundError if the folder does not exist, and ValueError if it has no videos, has
     videos beside class folders, or its subfolders are splits or unknown classes.
@@ -168,9 +175,12 @@ def list_folder(
     folders = {part[0] for part in parts if len(part) > 1 and labels}
     if not parts:
         tar = next(filter(is_shards, sorted(os.listdir(folder))), None)
-        hint = _of_images(tree) or _of_others(tree)
+        if command is None:
+            command = f"hpm-video data list -o {shell_path(output)} --folder"
         if tar:
             hint = f"; list its tars with --manifest {shlex.quote(os.path.join(folder, tar))}"
+        else:
+            hint = _of_images(tree) or _of_others(tree, command)
         raise ValueError(f"{folder} must hold videos in a folder per class, but has none{hint}")
     splits = sorted(name for name in folders if name.lower() in _SPLITS)
     if splits and (len(splits) == len(folders) <= 3 or len(splits) > 1):
@@ -178,12 +188,15 @@ def list_folder(
             f"{folder} must hold a folder per class, but has folders of splits "
             f"({', '.join(splits)}); list each of them"
         )
-    loose = next((part[0] for part in parts if len(part) == 1), None)
-    if folders and loose is not None:
+    loose = [part[0] for part in parts if len(part) == 1]
+    if folders and loose:
+        lie, them = f"{shown(loose[0])} lies", "it"
+        if len(loose) > 1:
+            lie, them = f"{len(loose)} videos ({first_few(loose, 3)}) lie", "them"
         raise ValueError(
-            f"{folder} must have all videos in class folders, or no class folders, but "
-            f"{shown(loose)} lies beside {shown(min(folders))}; --no-labels lists all videos "
-            "without labels"
+            f"{folder} must have all videos in class folders, or no class folders, but {lie} "
+            f"beside {shown(min(folders))}; move {them} away, or --no-labels lists all "
+            f"videos without labels{_move_away(str(folder), loose)}"
         )
     known = _known_classes(classes, Path(folder), Path(output).parent) if labels else None
     if known is None:
@@ -204,7 +217,8 @@ def list_folder(
         for path, part in zip(paths, parts, strict=True)
     ]
     rows, missing = rows[: len(tree.videos)], rows[len(tree.videos) :]
-    notes = list(_nested(parts)) if folders and known.source == "the folders" else []
+    inside = _inside(parts) if folders and known.source == "the folders" else {}
+    notes = list(_nested(parts, inside))
     if folders and (without := tree.folders_without_videos):
         one = "1 folder has" if len(without) == 1 else f"{len(without)} folders have"
         notes.append(f"{one} no video: {first_few(without, 5)}")
@@ -232,18 +246,31 @@ def list_folder(
     names = known.names if folders else ()
     source = f"in {folder}"
     missing = [{**row, "status": "missing"} for row in missing]
-    return _write_list(
-        output, rows, missing, classes=names, source=source, notes=notes, say_of_labels=True
-    )
+    listed = _write_list(
+        output, rows, missing, classes=names, source=source, notes=notes, say_of_labels=labels,
+        say_unlabelled=labels,
+    )  # fmt: skip
+    return replace(listed, inside=inside)
 
 
-def _nested(parts: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A line to show where folders may hold the classes, as in subject1/wave and subject2/wave."""
-    inside: dict[str, set[str]] = {}
+def _inside(parts: Sequence[Sequence[str]]) -> dict[str, Counter[str]]:
+    """The folders in class folders, see `Listed`."""
+    inside: dict[str, Counter[str]] = {}
     for top, *below in parts:
         if len(below) > 1:
-            inside.setdefault(below[0], set()).add(top)
-    if shared := sorted(name for name, tops in inside.items() if len(tops) > 1):
+            inside.setdefault(top, Counter())[below[0]] += 1
+    return inside
+
+
+def shared_folders(inside: Mapping[str, Counter[str]]) -> list[str]:
+    """The names of folders that several class folders have, see `Listed`."""
+    num_tops = Counter(name for names in inside.values() for name in names)
+    return sorted(name for name, number in num_tops.items() if number > 1)
+
+
+def _nested(parts: Sequence[Sequence[str]], inside: Mapping[str, Counter[str]]) -> Iterator[str]:
+    """A line to show where folders may hold the classes, as in subject1/wave and subject2/wave."""
+    if shared := shared_folders(inside):
         tops = sorted({part[0] for part in parts})
         yield (
             f"the classes are {first_few(tops, 5)}, and not the folders in them "
@@ -263,6 +290,7 @@ def list_own(
     frames: Sequence[str] | None = None,
     label: str | None = None,
     separator: str | None = None,
+    say_of_labels: bool = True,
 ) -> Listed:
     """Convert any list that `read_manifest` reads into a manifest of the videos that exist.
 
@@ -278,6 +306,7 @@ def list_own(
         frames: the same, as frame numbers.
         label: source of the labels of videos in tars, see `read_shards`.
         separator: separates several labels in a cell.
+        say_of_labels: whether to note which videos or classes lack labels.
 
     Raises FileNotFoundError if the list does not exist, and ValueError if it is malformed, its
     labels do not match the classes, a video or part has two labels, no row belongs to the split, or
@@ -356,8 +385,9 @@ def list_own(
     notes += labels.notes()
     source = f"in {file} below {start}"
     return _write_list(
-        output, rows, missing, classes=names or (), source=source, notes=notes, say_of_labels=True,
-        several=several, way="" if rows else _way_to_videos(lines[0][3]["path"], start),
+        output, rows, missing, classes=names or (), source=source, notes=notes,
+        say_of_labels=say_of_labels, say_unlabelled=say_of_labels, several=several,
+        way="" if rows else _way_to_videos(lines[0][3]["path"], start),
     )  # fmt: skip
 
 
@@ -432,18 +462,69 @@ def _of_images(tree: VideoTree) -> str:
     )
 
 
-def _of_others(tree: VideoTree) -> str:
-    """What a folder without videos has instead, and what to do if these are videos."""
-    others = [*tree.some_others, *tree.texts]
-    if not others:
-        return ", nor other files: name the folder of the videos"
-    folder, output = tree.folder, "videos.csv"
-    command = f"(echo path; find {shlex.quote(os.path.abspath(folder))} -type f) > {output}"
-    return (
-        f", only other files ({tree.num_others + len(tree.texts)}, such as "
-        f"{shown(os.path.relpath(others[0], folder))}). Videos end in .mp4, .webm, .avi or the "
-        f"like; if these are videos, list them: {command}"
-    )
+def _of_others(tree: VideoTree, command: str) -> str:
+    """What a folder without videos has instead, and what to do. ``command``: see `list_folder`."""
+    folder, said = tree.folder, ", nor other files"
+    if others := [*tree.some_others, *tree.texts]:
+        said = (
+            f", only other files ({tree.num_others + len(tree.texts)}, such as "
+            f"{shown(os.path.relpath(others[0], folder))})"
+        )
+    if endings := _endings_of_videos(tree):
+        start = shlex.quote(os.path.join(os.path.abspath(folder), ""))
+        found = f"find {start} -type f {_any_named(endings)}"
+        return (
+            f"{said}. Videos end in .mp4, .webm, .avi or the like; others are videos too, list "
+            f"them: (echo path; {found}) > videos.csv"
+        )
+    known = [folder, *filter(os.path.isdir, shlex.split(command))]
+    for place in folders_beside(folder, depth=1) if command else ():
+        is_split = os.path.basename(place).lower() in _SPLITS
+        if not is_split and not any(os.path.samefile(place, other) for other in known):
+            return f"{said}; for the videos in {shown(place)}: {command} {shell_path(place)}"
+    return f"{said}: name the folder of the videos; to look for some: find ~ -iname '*.mp4' | head"
+
+
+def _endings_of_videos(tree: VideoTree) -> list[str]:
+    """Those of the other files' endings whose first file can be read as a video."""
+    # Only here, as reading needs av
+    from hpm_video.data.prepare.check import Inspect  # noqa: PLC0415
+    from hpm_video.data.video.limits import READING  # noqa: PLC0415
+    from hpm_video.runtime.workers import ItemTimeout, WorkerDied, run_killable  # noqa: PLC0415
+
+    items = [(path, None) for path in tree.other_endings.values()]
+    if not items:
+        return []
+    good = {
+        path
+        for (path, _), outcome in run_killable(
+            Inspect(quick=True), items, num_workers=1, timeout_s=_LONGEST_LOOK_S, limits=READING
+        )
+        if not isinstance(outcome, ItemTimeout | WorkerDied) and (outcome.num_frames or 0) > 1
+    }
+    return sorted(ending for ending, path in tree.other_endings.items() if path in good)
+
+
+def _any_named(endings: Iterable[str], *, test: str = "-name") -> str:
+    """The test of `find` for names with one of these endings, "" for names without any."""
+    tests = (f"{test} '*{ending}'" if ending else "! -name '*.*'" for ending in endings)
+    return f"\\( {' -o '.join(tests)} \\)"
+
+
+def _move_away(folder: str, names: Sequence[str]) -> str:
+    """How to move these files out of a folder, for a message; "" if some are folders."""
+    if any(os.path.isdir(os.path.join(folder, name)) for name in names):
+        return ""
+    place = os.path.abspath(folder)
+    aside, number = f"{place}_loose", 2
+    while os.path.lexists(aside):
+        aside, number = f"{place}_loose_{number}", number + 1
+    target = shell_path(aside if os.path.isabs(folder) else os.path.relpath(aside))
+    start = os.path.join(folder, "")  # follows a link
+    start = shlex.quote(f"./{start}" if start[0] in "-(!," else start)
+    kinds = _any_named(sorted({os.path.splitext(name)[1].lower() for name in names}), test="-iname")
+    files = f"-maxdepth 1 ! -type d ! -name '.*' {kinds}"
+    return f". To move away: mkdir {target} && find {start} {files} -exec mv {{}} {target} \\;"
 
 
 def _known_classes(given: str | Path | None, *folders: Path) -> ClassNames | None:
@@ -507,6 +588,7 @@ def _write_list(
     source: str,
     notes: list[str],
     say_of_labels: bool = False,
+    say_unlabelled: bool = True,
     several: LabelsConfig | None = None,
     way: str = "",
 ) -> Listed:
@@ -541,7 +623,8 @@ def _write_list(
             write_manifest(_missing_file(staged), absent)
         write_manifest(staged, written)
         manifest = read_manifest(staged, root=str(output.parent), classes=classes, several=several)
-        if unlabelled := sum(row["label"] is None for row in rows):
+        unlabelled = sum(row["label"] is None for row in rows)
+        if unlabelled and say_unlabelled:
             kind = "videos" if manifest.bounds is None else "parts"
             notes.append(f"{unlabelled} {kind} have no label")
         try:

@@ -10,15 +10,18 @@ from hpm_video.data.lists.frame_index import FrameIndex, index_beside, write_fra
 from hpm_video.data.lists.manifest import read_manifest, write_manifest
 from hpm_video.data.lists.overlap import find_shared
 from hpm_video.data.lists.places import is_shards, list_root
-from hpm_video.data.lists.rows import read_rows
+from hpm_video.data.lists.rows import first_few, read_rows, shown
 from hpm_video.data.prepare.listing import (
+    Listed,
     list_folder,
     list_own,
+    shared_folders,
     splits_of_folder,
     splits_of_list,
 )
 from hpm_video.data.prepare.tree import Images, VideoTree
 from hpm_video.data.prepare.verdict import USED
+from hpm_video.runtime.files import shell_path
 
 Row = dict[str, str]
 
@@ -46,20 +49,30 @@ def list_own_videos(
     Returns the lists, and lines to show. Raises as `list_folder` and `list_own` do.
     """
     classes, notes = output_dir / "classes.txt", list[str]()
+    folders = splits_of_folder(source) if os.path.isdir(source) else {}
 
-    def listed(what: str, part: str, *, split: str | None = None) -> Path:
-        """Make the list of a folder, or of a split of a list, with the classes known so far."""
+    def listed(what: str, part: str, *, split: str | None = None, command: str = "") -> Path:
+        """Make the list of a folder, or of a split of a list, with the classes known so far.
+
+        ``command``: see `list_folder`.
+        """
         known, output = classes if classes.is_file() else None, output_dir / f"{part}.csv"
         if os.path.isdir(what):
-            found = list_folder(what, output, classes=known, images=images, labels=labels)
+            found = list_folder(
+                what, output, classes=known, images=images, labels=labels, command=command
+            )
+            if part == "train":
+                judged = folders.get("val") or folders.get("test")
+                _refuse_parent(found, what, output_dir, val=val or judged, images=images)
         else:
-            found = list_own(what, output, root=root, classes=known, split=split)
+            found = list_own(
+                what, output, root=root, classes=known, split=split, say_of_labels=labels
+            )
         notes.extend([found.summary()] if found.num_missing else [])
         notes.extend(found.notes)
         return output
 
     if os.path.isdir(source):
-        folders = splits_of_folder(source)
         lists = {part: listed(folder, part) for part, folder in folders.items()}
         if not lists:
             _refuse_tars(source)
@@ -67,9 +80,10 @@ def list_own_videos(
         splits = [] if is_shards(source) else splits_of_list(source, root=root)
         lists = {part: listed(source, part, split=part) for part in splits}
     if not lists:
-        lists["train"] = listed(source, "train")
+        command = f"hpm-video start{_option('--val', val)}"
+        lists["train"] = listed(source, "train", command=command)
     if val is not None:
-        lists["val"] = listed(val, "val")
+        lists["val"] = listed(val, "val", command=f"hpm-video start {shell_path(source)} --val")
     names = set(filter(None, map(label_of, rows_of(lists["train"]))))
     _check_judged(lists, notes, has_labels=labels and len(names) > 1, has_val=val is not None)
     if not labels or len(names) == 1:
@@ -194,6 +208,55 @@ def label_of(row: Row) -> str:
     """The label of a row, "" without one."""
     label = row.get("label", "").strip()
     return "" if label == "-1" else label
+
+
+def _refuse_parent(
+    found: Listed, folder: str, output_dir: Path, *, val: str | None, images: Images | None
+) -> None:
+    """Raise ValueError for a folder of what seem to be sets with class folders of their own: if
+    they have folders of the same names, or if the only one has several folders.
+
+    ``val``: the videos to evaluate on, if the user has some.
+    """
+    shared = shared_folders(found.inside)
+    sets = {
+        top: names for top, names in found.inside.items() if not names.keys().isdisjoint(shared)
+    }
+    if found.num_classes == 1 and not shared:
+        sets = {top: names for top, names in found.inside.items() if len(names) > 1}
+    tops = sorted(sets, key=lambda top: (-len(sets[top]), -sets[top].total(), top))
+    places = [
+        top if folder.rstrip(os.sep) == os.curdir else os.path.join(folder, top) for top in tops
+    ]
+    if len(tops) == 1:
+        raise ValueError(
+            f"{folder} must hold a folder per class, but holds only {shown(tops[0])}, with folders "
+            f"in it ({first_few(sorted(sets[tops[0]]), 3)}); if these are the classes: hpm-video "
+            f"start {shell_path(places[0])}{_option('--val', val)}; if there are no classes: "
+            f"hpm-video start {shell_path(folder)}{_option('--val', val)} --no-labels"
+        )
+    if not tops:
+        return
+    judged = val
+    if val is None and len(tops) == 2 and sets[tops[1]].keys() <= sets[tops[0]].keys():
+        judged = places[1]
+    one = f"hpm-video start {shell_path(places[0])}{_option('--val', judged)}"
+    listing = shell_path(os.path.join(f"{output_dir}_list", "list.csv"))
+    both = (
+        f"hpm-video data list --folder {shell_path(folder)}{_option('--images', images)} "
+        f"-o {listing} && hpm-video start {listing}{_option('--val', val)} "
+        f"-o {shell_path(output_dir)}"
+    )
+    few, inner = first_few(sorted(tops), 3), first_few(shared, 3)
+    start = ", start with one of these folders" if len(tops) > 2 else ""
+    raise ValueError(
+        f"{folder} must hold a folder per class, but {few} have folders of the same names "
+        f"({inner}); if the classes are {inner}{start}: {one}; if they are {few}: {both}"
+    )
+
+
+def _option(name: str, value: str | None) -> str:
+    return "" if value is None else f" {name} {shell_path(value)}"
 
 
 def _refuse_tars(folder: str) -> None:

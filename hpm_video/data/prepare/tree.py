@@ -4,7 +4,9 @@ A folder of frames counts as a video like a file, unless single images are reque
 """
 
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +22,9 @@ from hpm_video.data.video.readers.frame_folder import (
 Images = Literal["frames", "stills"]
 # Endings of possible lists; frames of videos, which may be millions, are not remembered
 _TEXT_SUFFIXES = (".csv", ".json", ".txt")
+_ENDING = re.compile(r"(\.\w+)?")  # without characters that shells expand
 _MOST_SHOWN = 5
+_MOST_LOOKED_AT = 5_000  # entries of folders, to find videos elsewhere
 
 
 class VideoTree:
@@ -41,6 +45,7 @@ class VideoTree:
         self.texts: list[str] = []  # the same for csv, json and txt files
         self.num_others = 0  # other files
         self.some_others: list[str] = []  # the first of them
+        self.other_endings: dict[str, str] = {}  # of some other files, each with its first file
         self.num_folders = 0  # folders of frames among the videos
         self.num_images = 0  # other files that are images, but not frames
         self.no_frames: list[tuple[str, str]] = []  # folders of images that are not videos, and why
@@ -67,6 +72,9 @@ class VideoTree:
                     self.num_others += 1
                     self.some_others += [path][: _MOST_SHOWN - len(self.some_others)]
                     self.num_images += is_image_name(path)
+                    ending = os.path.splitext(path)[1]
+                    if len(self.other_endings) < _MOST_SHOWN and _ENDING.fullmatch(ending):
+                        self.other_endings.setdefault(ending, path)
         self._by_stem: dict[str, list[str]] = {}
         for path in self.videos:
             self._by_stem.setdefault(_stem(path), []).append(path)
@@ -92,6 +100,45 @@ class VideoTree:
         wanted = _plain(folder)
         in_folder = (p for p in found if _plain(os.path.basename(os.path.dirname(p))) == wanted)
         return next(in_folder, found[0] if found else None)
+
+
+def folders_beside(folder: str, *, depth: int) -> Iterator[str]:
+    """Yield the folders beside a folder that have videos, at most ``depth`` folders down.
+
+    Looks at a limited number of entries, so it may miss some. Paths are relative if ``folder`` is.
+    """
+    own, look = os.path.abspath(folder), _Look()
+    for place in look(os.path.dirname(own))[1]:
+        if place != own and look.finds_videos(place, depth):
+            yield place if os.path.isabs(folder) else os.path.relpath(place)
+
+
+def has_videos(folder: str) -> bool:
+    """Whether one of the first entries of a folder is a video file."""
+    return _Look().finds_videos(folder, 0)
+
+
+class _Look:
+    """Looks into folders without walking all of a large one."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_LOOKED_AT
+
+    def __call__(self, folder: str) -> tuple[bool, list[str]]:
+        """Whether a folder has video files, and the folders in it."""
+        try:
+            with os.scandir(folder) as entries:
+                seen = list(islice(entries, self._left))
+        except OSError:  # it is only for a hint
+            return False, []
+        self._left -= len(seen)
+        seen = [entry for entry in seen if not entry.name.startswith(".")]
+        is_found = any(is_video_name(entry.name) and _is(entry.is_file) for entry in seen)
+        return is_found, sorted(entry.path for entry in seen if _is(entry.is_dir))
+
+    def finds_videos(self, folder: str, depth: int) -> bool:
+        is_found, below = self(folder)
+        return is_found or (depth > 0 and any(self.finds_videos(one, depth - 1) for one in below))
 
 
 def _stem(path: str) -> str:
