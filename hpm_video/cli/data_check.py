@@ -2,6 +2,7 @@
 
 import argparse
 import shlex
+from functools import partial
 from pathlib import Path
 
 from hpm_video.cli.options import add_decoding, add_one_manifest
@@ -27,6 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Check a list; returns 1 if some videos are bad, else 0."""
     from hpm_video.data.lists.classes import read_classes
+    from hpm_video.data.lists.moved import way_to_missing
+    from hpm_video.data.lists.places import list_root
     from hpm_video.data.lists.rows import read_rows
     from hpm_video.data.prepare.check import check_manifest
     from hpm_video.data.prepare.check_report import make_report, report_page, report_text
@@ -50,7 +53,12 @@ def run(arguments: argparse.Namespace) -> int:
     )
     rows = (row for _, row in read_rows(checked.manifest))
     full = _full_check(arguments) if arguments.quick else ""
-    report = make_report(rows, classes=classes, full_check=full)
+    report = make_report(
+        rows,
+        classes=classes,
+        full_check=full,
+        way_to_missing=partial(way_to_missing, output, root=list_root(output, arguments.root)),
+    )
     write_atomically(page, [report_page(report, title=str(output))])
     if checked.num_before:
         print(f"continued an interrupted check, which had finished {checked.num_before:,} videos")

@@ -525,5 +525,7 @@ def _summary(
         counts = Counter(filter(None, map(label_of, _readable(judged))))
         share = max(counts.values()) / counts.total()
         file = place.inside(judged.name)
-        yield f"always guessing the most frequent class of {file} gives accuracy {share:.3f}"
+        are_equal = len(counts) == videos.num_classes and len(set(counts.values())) == 1
+        guess = "one class" if are_equal else "the most frequent class"
+        yield f"always guessing {guess} of {file} gives accuracy {share:.3f}"
     yield _UNCERTAIN

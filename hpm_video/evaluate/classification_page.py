@@ -228,10 +228,10 @@ def _first_words(result: Evaluation, confusion: npt.NDArray[np.int64]) -> dict[s
     """The verdict and the tiles at the top of the page."""
     figures, of = result.figures(), len(result.labels)
     right, chance = int(confusion.diagonal().sum()), 1 / result.num_classes
-    largest = int(confusion.sum(axis=1).argmax())
-    always = float(confusion[largest].sum() / of)
+    sizes = confusion.sum(axis=1)
+    always = float(sizes.max() / of)
     top1 = right / of
-    guess = f"always answering {result.class_name(largest)}, the most frequent class ({always:.1%})"
+    guess = f"always answering {_most_frequent(result, sizes)} ({always:.1%})"
     if 2 * (1 - top1) <= 1 - always and always < 1:
         level, says = "good", f"It makes at most half the errors of {guess}."
     elif top1 > always:
@@ -257,6 +257,16 @@ def _first_words(result: Evaluation, confusion: npt.NDArray[np.int64]) -> dict[s
         tiles.append(("loss", f"{figures['loss']:.3f}", "cross-entropy"))
     words = f"The classifier is right on {right:,} of {of:,} videos. {says}"
     return {"verdict": words, "level": level, "tiles": tiles}
+
+
+def _most_frequent(result: Evaluation, sizes: npt.NDArray[np.int64]) -> str:
+    """The class that guessing would choose, in words."""
+    largest = np.flatnonzero(sizes == sizes.max())
+    if len(largest) == result.num_classes > 1:
+        return "one class"
+    if len(largest) > 1:
+        return f"one of the {len(largest):,} most frequent classes"
+    return f"{result.class_name(int(largest[0]))}, the most frequent class"
 
 
 def _class(result: Evaluation, found: ClassResult) -> dict[str, object]:

@@ -9,6 +9,7 @@ import base64
 import hashlib
 import io
 import re
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import PurePath
 
@@ -36,7 +37,8 @@ def _environment(package: str) -> Environment:
 
     In templates ``asset(name)`` is the text of a file as it is, such as a style, ``digest(text)``
     what allows a style or a script, ``value | number(".3f")`` a `number` in a format of Python's,
-    ``path | short`` its `short` name, and ``name | cut`` a name without its middle.
+    ``path | short`` its `short` name, ``told_apart(paths)`` those of several files by path, and
+    ``name | cut`` a name without its middle.
     """
     loader = ChoiceLoader(
         [PackageLoader(name, "assets") for name in (package, "hpm_video.runtime")]
@@ -52,6 +54,7 @@ def _environment(package: str) -> Environment:
     made.filters["number"] = number
     made.filters["short"] = short
     made.filters["cut"] = cut
+    made.globals["told_apart"] = told_apart
     made.globals["digest"] = _digest
     made.globals["asset"] = lambda name: Markup(loader.get_source(made, name)[0])
     made.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
@@ -69,6 +72,17 @@ def short(path: str) -> str:
         part for part in PurePath(path).parts if part not in ("checkpoints", "history", "last")
     ]
     return "/".join(parts[-2:] if PurePath(path).suffix == ".pt" else parts[-1:]) or path
+
+
+def told_apart(paths: Iterable[str]) -> dict[str, str]:
+    """What a page calls each of several files: their `short` names, with the folders that tell all
+    files apart."""
+    known = dict.fromkeys(paths)
+    for number in range(1, max((len(PurePath(path).parts) for path in known), default=0)):
+        said = {path: "/".join(PurePath(path).parts[-number:]) or path for path in known}
+        if len(set(said.values())) == len(known):
+            return said
+    return {path: path for path in known}
 
 
 def cut(name: str) -> str:

@@ -126,23 +126,40 @@ def curves(
 
 
 def histogram(values: Values, *, title: str, unit: str) -> Plot:
-    """How many values lie where."""
-    counts, edges = np.histogram(values, bins=_NUM_BARS)
+    """How many values lie where. Bars of whole numbers hold equally many of these, at least one."""
+    are_whole = bool((values == np.round(values)).all()) and values.min() < values.max()
+    bins: int | Values = _NUM_BARS
+    if are_whole:
+        step = math.ceil((values.max() - values.min() + 1) / _NUM_BARS)
+        bins = np.append(np.arange(values.min(), values.max() + 1, step), values.max() + 1)
+    counts, edges = np.histogram(values, bins=bins)
+    lows, highs = edges[:-1], edges[1:] - are_whole  # the last whole number of each bar
     tallest = max(1, int(counts.max()))
     heights = counts / tallest * (BASE - TOP)
-    width = (RIGHT - LEFT) / _NUM_BARS
+    width = (RIGHT - LEFT) / len(counts)
+    first, last = float(lows[0]), float(highs[-1])
     return Plot(
         title,
-        f"{title}: {len(values)} from {values.min():.3g} to {values.max():.3g}",
+        f"{title}: {len(values)} from {_said(values.min())} to {_said(values.max())}",
         unit,
-        *(*_apart(float(edges[0]), float(edges[-1])), "", str(tallest)),
+        *((_said(first), _said(last)) if are_whole else _apart(first, last)),
+        *("", str(tallest)),
         bars=[
-            (LEFT + k * width, BASE - height, height, f"{unit} {start:.3g} to {end:.3g}: {count}")
-            for k, (height, start, end, count) in enumerate(
-                zip(heights, edges[:-1], edges[1:], counts, strict=True)
+            (LEFT + k * width, BASE - height, height, f"{unit} {_between(low, high)}: {count}")
+            for k, (height, low, high, count) in enumerate(
+                zip(heights, lows, highs, counts, strict=True)
             )
         ],
     )
+
+
+def _between(low: float, high: float) -> str:
+    return _said(low) if low == high else f"{_said(low)} to {_said(high)}"
+
+
+def _said(value: float) -> str:
+    """A number with three digits, or all of those of a whole one."""
+    return f"{value:.0f}" if value == round(value) else f"{value:.3g}"
 
 
 def spread(values: Values, *, low: float, high: float) -> Spread:

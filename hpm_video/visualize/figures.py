@@ -1,6 +1,6 @@
 """Figures of clips: rows of frames with loss heat maps and outlined tubes."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -80,8 +80,12 @@ def picture(tubes: HardTubes, *, title: str) -> Figure:
     if tubes.flattering is not None:
         label = "with the true mean and variance of every patch: flatters any model"
         rows.append(Row(label, placed(frames, tubes.flattering[shown], place)))
-    columns = [f"frame {index}" for index in tubes.indices[shown]]
-    return figure(rows, title=title, columns=columns)
+    return figure(rows, title=title, columns=frame_names(tubes.indices[shown]))
+
+
+def frame_names(indices: Iterable[int]) -> list[str]:
+    """What pictures call frames at these places of a video: like our pages, they count from 1."""
+    return [f"frame {index + 1}" for index in indices]
 
 
 def figure(rows: Sequence[Row], *, title: str, columns: Sequence[str]) -> Figure:

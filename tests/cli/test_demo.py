@@ -89,13 +89,17 @@ def test_the_page_of_training_says_what_it_shows(
 ) -> None:
     monkeypatch.setattr(demo_module, "_curves", lambda runs: [])
     result = Result("a/b c.mp4", tmp_path / "b c.html", 0.7, 0.31, thumbnail="data:image/png,x")
+    other = Result("d/b c.mp4", tmp_path / "b c_2.html", 0.7, 0.31, thumbnail="data:image/png,y")
     demo_module.write_page(tmp_path, [], {}, [result], minutes=1, is_quick=is_quick)
     text = (tmp_path / "index.html").read_text()
     assert ("nothing is learnt" in text) == is_quick
     (card,) = re.findall(r"<article.*?</article>", text, re.DOTALL)
     assert 'href="pictures/b%20c.html"' in card and 'src="data:image/png,x"' in card
-    assert "b c.mp4</h3>" in card and "fair" in card and "Spearman 0.31<" in card
+    assert ">b c.mp4</h3>" in card and "fair" in card and "Spearman 0.31<" in card
     assert RULE in text
+    demo_module.write_page(tmp_path, [], {}, [result, other], minutes=1, is_quick=is_quick)
+    names = re.findall(r"<h3>(.*?)</h3>", (tmp_path / "index.html").read_text())
+    assert names == ["a/b c.mp4", "d/b c.mp4"]  # alone they would be the same
 
 
 @pytest.mark.parametrize(

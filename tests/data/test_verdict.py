@@ -425,7 +425,8 @@ def test_every_remedy_is_for_a_reason_that_is_given() -> None:
         "/data/~/b.mp4": "home folder",
         "~me/b.mp4": "home folder",
         "/data/C:\\a\\b.mp4": "a Windows path",
-        "/data/a~b/c:d.mp4": "or set --root",
+        "data/a~b/c:d.mp4": "or set --root",
+        "/data/a~b/c:d.mp4": "correct its path in the list",
     }.items():
         (said,) = remedies(path, "no such file")
         assert words in said

@@ -107,6 +107,32 @@ def test_the_page_says_which_chance_is_whose() -> None:
     assert "mean over the 4 classes with videos; chance 25.0%" in text
 
 
+@pytest.mark.parametrize(
+    ("sizes", "guess"),
+    [
+        ((2, 2, 2), "one class (33.3%)"),
+        ((3, 3, 2), "one of the 2 most frequent classes (37.5%)"),
+        ((1, 3, 2), "1, the most frequent class (50.0%)"),
+    ],
+)
+def test_guessing_names_a_class_only_if_it_is_the_most_frequent(
+    sizes: tuple[int, ...], guess: str
+) -> None:
+    labels = np.repeat(np.arange(3), sizes)
+    scores = np.eye(3, dtype=np.float32)[labels]
+    result = Evaluation(scores, labels, tuple(map(str, labels)), ())
+    assert f"the errors of always answering {guess}." in evaluation_page(result, {})
+
+
+def test_both_axes_of_the_matrix_are_labelled() -> None:
+    result = evaluation(40, 3)
+    head = re.search(r"<thead>(.*?)</thead>", evaluation_page(result, {}), re.DOTALL)
+    assert head is not None and head[1].startswith('<tr><th scope="col" rowspan="2">labelled class')
+    width = result.confusion()[:, -1].any() + 3
+    assert f'<th scope="colgroup" colspan="{width}">predicted class<tr>' in head[1]
+    assert head[1].count('<th scope="col"><') == width
+
+
 def test_the_cells_of_a_small_matrix() -> None:
     scores = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [0.7, 0.3]], dtype=np.float32)
     result = Evaluation(scores, np.array([0, 1, 1, 1]), ("a", "b", "c", "d"), ())

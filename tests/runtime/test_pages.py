@@ -11,7 +11,7 @@ import pytest
 from jinja2 import UndefinedError
 
 import hpm_video
-from hpm_video.runtime.pages import _environment, cut, number, page, short
+from hpm_video.runtime.pages import _environment, cut, number, page, short, told_apart
 
 ROOT = Path(hpm_video.__file__).parent
 
@@ -60,6 +60,15 @@ def test_pages_say_short_names() -> None:
     assert short("/data/runs/one/checkpoints/last") == short("/data/runs/one/") == "one"
     assert short("/data/runs/one/checkpoints/step_00000100.pt") == "one/step_00000100.pt"
     assert short("a b.mp4") == "a b.mp4" and short("") == "" and short("/") == "/"
+
+
+def test_files_of_one_name_are_told_apart_by_their_folders() -> None:
+    paths = ["/data/a/x/1.mp4", "/data/a/y/1.mp4", "/data/a/y/2.mp4"]
+    assert list(told_apart(paths).values()) == ["x/1.mp4", "y/1.mp4", "y/2.mp4"]
+    assert told_apart(paths[1:]) == {paths[1]: "1.mp4", paths[2]: "2.mp4"}
+    assert told_apart([*paths, "/data/b/x/1.mp4"])[paths[0]] == "a/x/1.mp4"
+    assert told_apart(["1.mp4", "/1.mp4"])["/1.mp4"] == "/1.mp4"
+    assert told_apart([paths[0], paths[0]]) == {paths[0]: "1.mp4"} and told_apart([]) == {}
 
 
 def test_long_names_that_differ_at_the_end_stay_apart() -> None:

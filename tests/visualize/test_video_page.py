@@ -189,6 +189,13 @@ def width_of(tubes: HardTubes) -> int:
     return tubes.frames.shape[2]
 
 
+def test_pictures_count_frames_from_1(tmp_path: Path) -> None:
+    (tubes,) = film_of(moving_square(tmp_path / "a.mp4", "landscape")).windows[0]
+    assert tubes.indices.tolist() == list(range(2, 10))  # the middle 8 of 12
+    captions = [label.get_text() for label in picture(tubes, title="").axes[-1].get_xticklabels()]
+    assert captions[0] == "frame 3" and captions[-1] == "frame 10"
+
+
 def test_heat_outside_of_the_crop_is_none() -> None:
     frames = np.full((1, 8, 16, 3), 0.8, dtype=np.float32)
     drawn = heat_at(frames, np.ones((1, 2, 2)), Place(0, 0.25, 1, 0.5))
@@ -458,7 +465,7 @@ def test_controls_change_the_picture(browser: Any, tmp_path: Path) -> None:
     canvas.send_keys(Keys.ARROW_LEFT, Keys.ARROW_DOWN)
     assert text("tube").startswith("Tube in row 5 of 8, column 6 of 8")
     canvas.send_keys(".")
-    assert text("when").startswith("frame 8")
+    assert text("when").startswith("frame 9 of 12")
     canvas.send_keys(" ")
     assert text("play") == "Pause"
     playing = text("when")
@@ -582,7 +589,8 @@ def test_a_classifier_beside_it_is_shown(browser: Any, tmp_path: Path) -> None:
         "class<2>, score 0.500",
     )
     text = browser.execute_script("return document.body.textContent")
-    assert "Class, according to <fine>" in text and "relevance for the class" in text
+    assert "Class, according to <fine>" in text and "; evidence for the class " in text
+    assert "relevance for" not in text  # one name
     assert errors(browser) == []
 
 

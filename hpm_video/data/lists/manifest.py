@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +28,14 @@ from hpm_video.data.lists.columns import COLUMNS, Columns
 from hpm_video.data.lists.faults import Faults
 from hpm_video.data.lists.frame_index import FrameIndex, find_frame_index, index_fault
 from hpm_video.data.lists.label_sets import LabelCells, LabelSets
+from hpm_video.data.lists.moved import is_absolute, root_of, way_to_missing, way_to_moved
 from hpm_video.data.lists.parts import check_is_inside, part_columns, part_of
 from hpm_video.data.lists.places import is_shards, list_root
 from hpm_video.data.lists.rows import first_few, read_videos, shown
 from hpm_video.data.lists.shards import index_tars, shard_note, shard_rows, tar_of
 from hpm_video.data.lists.spelling import as_on_disk
 from hpm_video.data.remote.urls import is_url, joined, split_tar, system_of
+from hpm_video.data.video.frames import NO_SUCH_FILE
 from hpm_video.data.video.limits import READING
 from hpm_video.data.video.part import FRAME_COLUMNS, Part, split_part
 from hpm_video.data.video.source import locate
@@ -45,7 +46,6 @@ _NUM_ASKED = 8  # videos whose number of frames is checked in their files
 _MOST_ASKED_S = 10.0  # per video
 _MOST_READ = 2**26  # bytes of a file read for this check
 _LOOKED_FOR = 20  # videos of a list, to see whether its root is right
-_MOST_FOLDERS = 100  # of each folder in which the right root is looked for
 _MOST_OF_A_FRAME = 2**22  # bytes, even for uncompressed video
 _UNLABELLED = (
     "must have labels, but has none in a column label, nor columns of 0 and 1 that labels.columns "
@@ -306,11 +306,15 @@ def _read_files(
     for file, start in zip(files, roots, strict=True):
         data, ends, columns = bytearray(), array("q"), None
         left_out: list[str] = []  # the first videos, with the reason
+        gone: list[str] = []  # the first videos that were missing when the list was checked
         for where, row in read_videos(file, faults):
             if (status := row.get("status", "").strip()) not in ("", "ok", "damaged"):
                 other_status[status] += 1
+                reason = row.get("reason", "").strip()
+                if len(gone) < _LOOKED_FOR and (status == "missing" or reason == NO_SUCH_FILE):
+                    gone.append(row["path"])
                 if len(left_out) < _MOST_NAMED:
-                    why = row.get("reason", "").strip() or f"status {status}"
+                    why = reason or f"status {status}"
                     left_out.append(f"{shown(row['path'])}: {shown(why)}")
                 continue
             if status == "damaged":
@@ -358,7 +362,7 @@ def _read_files(
             said = f": {_counted(other_status)}" if other_status else ""
             raise ValueError(
                 f"{file} lists no videos (or none with status ok or damaged){said}; the first: "
-                f"{'; '.join(left_out)}. {_way_to_use(file, other_status)}"
+                f"{'; '.join(left_out)}. {_way_to_use(file, other_status, gone, start)}"
             )
         columns.find_faults(faults, labels=labels)
         if columns.has_bare_counts:
@@ -397,10 +401,13 @@ def _read_files(
     )
 
 
-def _way_to_use(file: Path, other_status: Mapping[str, int]) -> str:
-    """How to use a list whose videos are all left out."""
+def _way_to_use(file: Path, other_status: Mapping[str, int], gone: Sequence[str], root: str) -> str:
+    """How to use a list whose videos are all left out, ``gone`` as missing."""
     if not other_status:
         return "data.max_damage=1 uses videos however damaged they are"
+    are_gone = gone and all(_is_missing(as_on_disk(root, name)) for name in gone)
+    if are_gone and (way := way_to_missing(file, gone, root)):
+        return f"The videos are missing: {way}"
     if {"bad", "missing"} & other_status.keys():
         return f"Replace the files, then: hpm-video data check {shell_path(file)}"
     return "Clear the column status to use them"
@@ -569,8 +576,8 @@ def check_some_exist(manifest: Manifest, *, option: str = "root=") -> None:
         if not all(map(_is_missing, files)):
             continue
         first = names[0]
-        if os.path.isabs(first):
-            way = "correct the paths, or make a new list with hpm-video data list"
+        if is_absolute(first):
+            way = way_to_moved(manifest.lists[block], [names[row] for row in rows], root)
         elif found := root_of([names[row] for row in rows], root):
             way = f"set {option}{shell_path(found)}"
         else:
@@ -591,16 +598,6 @@ def _is_missing(file: str) -> bool:
     except (OSError, ValueError):  # for example a member of a tar
         return False
     return False
-
-
-def root_of(names: Sequence[str], root: str) -> str | None:
-    """A folder that contains one of these files, above or beside a root or the working folder."""
-    near = [Path.cwd(), Path(root), Path(root).parent]
-    inside = (islice(filter(Path.is_dir, folder.glob("*")), _MOST_FOLDERS) for folder in near)
-    for folder in chain(near, Path(root).parents, *inside):
-        if any(os.path.exists(as_on_disk(str(folder), name)) for name in names):
-            return str(folder)
-    return None
 
 
 def _way_to_labels(manifest: Manifest) -> str:

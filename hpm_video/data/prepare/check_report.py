@@ -4,7 +4,7 @@ import os
 import re
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -15,6 +15,7 @@ from hpm_video.data.lists.faults import Faults
 from hpm_video.data.lists.parts import part_columns, part_of
 from hpm_video.data.prepare.remedies import remedies
 from hpm_video.data.prepare.verdict import BAD, DAMAGED, OK
+from hpm_video.data.video.frames import NO_SUCH_FILE
 from hpm_video.data.video.part import Part
 from hpm_video.runtime.files import printable
 from hpm_video.runtime.pages import page, short
@@ -58,6 +59,7 @@ class Report:
     num_bytes: int  # all together
     num_frames: int  # all together
     full_check: str = ""  # of a quick check: command(s) that decode everything
+    way_to_missing: str = ""  # what to do if no video exists
 
     @property
     def is_quick(self) -> bool:
@@ -89,11 +91,16 @@ class _Naming:
 
 
 def make_report(
-    rows: Iterable[Mapping[str, str]], *, classes: Sequence[str] = (), full_check: str = ""
+    rows: Iterable[Mapping[str, str]],
+    *,
+    classes: Sequence[str] = (),
+    full_check: str = "",
+    way_to_missing: Callable[[Sequence[str]], str] = lambda _: "",
 ) -> Report:
     """Collect the statistics of checked rows; `classes` are names of integer labels.
 
-    ``full_check``: after a quick check, the command(s) of a full one.
+    ``full_check``: after a quick check, the command(s) of a full one. ``way_to_missing``: what to
+    do if no video exists, from the paths of some.
     """
     naming = {word: _Naming() for word in (BAD, DAMAGED, OK)}
     statuses: Counter[str] = Counter()
@@ -120,6 +127,9 @@ def make_report(
         if duration_s is not None:
             durations_s.append(duration_s)
     num_videos, num_ok = statuses.total(), statuses[OK]
+    bad = naming[BAD].named()
+    gone = [path for path, reason in bad.first if reason == NO_SUCH_FILE]
+    all_gone = gone and bad.kinds == {NO_SUCH_FILE: num_videos}
     labels[""] += labels.pop("-1", 0)
     if all(re.fullmatch(r"\d+", label) for label in labels if label):
         # Include classes without any ok video
@@ -127,7 +137,7 @@ def make_report(
     return Report(
         num_videos=num_videos,
         num_ok=num_ok,
-        bad=naming[BAD].named(),
+        bad=bad,
         damaged=naming[DAMAGED].named(),
         unusual=naming[OK].named(),
         left_out={w: n for w, n in statuses.items() if w not in (OK, DAMAGED, BAD)},
@@ -137,6 +147,7 @@ def make_report(
         num_bytes=num_bytes,
         num_frames=num_frames,
         full_check=full_check,
+        way_to_missing=way_to_missing(gone[:: -(-len(gone) // _MAX_SHOWN)]) if all_gone else "",
     )
 
 
@@ -170,7 +181,7 @@ def report_text(report: Report, *, page: str, figures: bool = True) -> str:
             lines += [f"  {printable(path)}: {printable(reason)}" for path, reason in shown]
             if more := section.num_videos - len(shown):
                 lines.append(f"  and {more:,} more" + f", in {printable(page)}" * bool(page))
-        if advice := _advice(section):
+        if advice := _advice(section, report.way_to_missing):
             lines.append("what to do:")
             lines += [f"  {printable(kind)}: {printable(remedy)}" for kind, remedy in advice]
     lines += [f"left out: {n} with status {printable(w)!r}" for w, n in report.left_out.items()]
@@ -226,7 +237,7 @@ def report_page(report: Report, *, title: str) -> str:
             {
                 "title": title,
                 "kinds": [(count, kind) for kind, count in section.kinds.items()],
-                "advice": _advice(section),
+                "advice": _advice(section, report.way_to_missing),
                 "first": section.first,
                 "is_counted": len(section.kinds) < section.num_videos,
                 "more": section.num_videos - len(section.first),
@@ -297,9 +308,11 @@ def _sections(report: Report) -> list[tuple[str, Named]]:
     return [(title, named) for title, named in sections if named.num_videos]
 
 
-def _advice(named: Named) -> list[tuple[str, str]]:
+def _advice(named: Named, way_to_missing: str) -> list[tuple[str, str]]:
     """What to do about each kind, for its first video; equal advice only once."""
     found: dict[str, str] = {}
+    if way_to_missing and NO_SUCH_FILE in named.kinds:
+        return [(NO_SUCH_FILE, way_to_missing)]  # no video has another fault
     for kind in named.kinds:
         for remedy in remedies(*named.examples[kind]):
             found.setdefault(remedy, kind)

@@ -6,7 +6,6 @@ them back before they appear, the manifest last. On failure, none appears.
 """
 
 import os
-import re
 import shlex
 import tempfile
 from collections import Counter
@@ -27,9 +26,9 @@ from hpm_video.data.lists.manifest import (
     frame_count,
     label_notes,
     read_manifest,
-    root_of,
     write_manifest,
 )
+from hpm_video.data.lists.moved import is_absolute, root_of, way_to_moved
 from hpm_video.data.lists.parts import check_is_inside, part_columns, part_of, seconds_of
 from hpm_video.data.lists.places import is_shards, list_root
 from hpm_video.data.lists.rows import INTEGER, first_few, read_rows, read_videos, shown
@@ -47,6 +46,7 @@ _LONGEST_LOOK_S = 20.0  # at a file that may be a video
 
 # Folders with these names are splits of a data set, not classes
 _SPLITS = {word for words in SPLITS.values() for word in words}
+_LOOKED_FOR = 20  # videos of a list of which none exists, to find where they are
 Row = dict[str, object]
 
 
@@ -383,11 +383,12 @@ def list_own(
     notes += [f"{again} rows repeat a video"] if again else []
     notes += [unused] if (unused := columns.unused()) else []
     notes += labels.notes()
-    source = f"in {file} below {start}"
+    source = f"in {file}" + f" below {start}" * (not is_absolute(lines[0][3]["path"]))
+    way = "" if rows else _way_to_videos(file, [row for *_, row in lines], start)
     return _write_list(
         output, rows, missing, classes=names or (), source=source, notes=notes,
         say_of_labels=say_of_labels, say_unlabelled=say_of_labels, several=several,
-        way="" if rows else _way_to_videos(lines[0][3]["path"], start),
+        way=way,
     )  # fmt: skip
 
 
@@ -535,13 +536,16 @@ def _known_classes(given: str | Path | None, *folders: Path) -> ClassNames | Non
     return next((read_classes(file) for file in files if file.is_file()), None)
 
 
-def _way_to_videos(name: str, start: str) -> str:
+def _way_to_videos(file: str | Path, rows: Sequence[Mapping[str, str]], start: str) -> str:
     """What to do about a list of which no video exists."""
-    if os.path.isabs(name):
-        return ": correct the paths"
-    if (found := root_of([name], start)) is not None:
+    some = rows[:: -(-len(rows) // _LOOKED_FOR)]
+    names = [row["path"] for row in some]
+    is_checked = any(row.get("status", "").strip() in ("bad", "missing") for row in some)
+    if is_absolute(names[0]):
+        return f": {way_to_moved(file, names, start, is_checked=is_checked)}"
+    if (found := root_of(names, start)) is not None:
         return f": add --root {shell_path(found)}"
-    return f": add --root DIR, with the folder that contains {shown(name)}"
+    return f": add --root DIR, with the folder that contains {shown(names[0])}"
 
 
 def _way_to_classes(known: ClassNames, given: str | Path | None, output: Path) -> str:
@@ -600,10 +604,8 @@ def _write_list(
     output = Path(output)
     if not rows:
         example = str(missing[0]["path"])
-        windows = " (a Windows path: give the folder with --root, and paths below it)"
-        hint = windows if re.match(r"[A-Za-z]:[\\/]|\\\\", example) else way
         raise ValueError(
-            f"none of the {len(missing)} videos {source} exists, e.g. {shown(example)}{hint}"
+            f"none of the {len(missing)} videos {source} exists, e.g. {shown(example)}{way}"
         )
     base = os.path.join(os.path.abspath(output.parent), "")
     # Paths below the manifest's folder become relative, so that both can be moved together

@@ -40,6 +40,7 @@ _NO_PATHS = {
     r"(.*/)?\w+:/": "write a path instead of a URL: /a/b.mp4 for file:///a/b.mp4",
     r"(.*/)?~\w*/": "write out your home folder: only the shell expands ~",
     r"(.*/)?[A-Za-z]:\\": "write its path on this machine: C:\\a\\b.mp4 is a Windows path",
+    r"/": "copy or download it, or correct its path in the list",
 }
 
 

@@ -30,7 +30,17 @@ from hpm_video.models.hpm import HPM
 from hpm_video.models.parallel import load_whole
 from hpm_video.models.tokens import TokenGrid
 from hpm_video.train.run.logs import RunLog
-from hpm_video.visualize import GREY, Floats, Row, enlarge, figure, heat, read_clip, shares
+from hpm_video.visualize import (
+    GREY,
+    Floats,
+    Row,
+    enlarge,
+    figure,
+    frame_names,
+    heat,
+    read_clip,
+    shares,
+)
 
 NUM_CLIPS = 4
 NUM_MASKS = 8  # random masks behind a measured loss
@@ -206,8 +216,8 @@ def draw_clips(
         if reconstruction is not None:
             label = "reconstruction under this mask, by the model alone"
             rows.append(Row(label, images(reconstruction[i])))
-        columns = [f"frame {number}" for number in numbers[shown]]
-        drawn = figure(rows, title=f"{title}, step {pretrained.step}", columns=columns)
+        names = frame_names(numbers[shown])
+        drawn = figure(rows, title=f"{title}, step {pretrained.step}", columns=names)
         drawn.set_dpi(_DPI)
         figures.append(drawn)
     return figures

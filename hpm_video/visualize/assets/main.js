@@ -56,7 +56,7 @@ const SAID = {
   motion: "frame difference",
   codec: "codec motion",
   rollout: "attention rollout",
-  relevance: "relevance for the class",
+  relevance: "evidence for the class",
   measured: "measured loss",
 };
 const percent = (value) => `${(100 * value).toFixed(0)}%`;
@@ -80,7 +80,7 @@ function redraw() {
   spaceTime.chart(by("chart"), state);
   const [index, seconds] = data.times[state.position];
   const time = seconds === null ? "" : `, ${seconds.toFixed(2)} s`;
-  by("when").textContent = `frame ${index} of ${data.numFrames}${time}`;
+  by("when").textContent = `frame ${index + 1} of ${data.numFrames}${time}`;
   by("time").value = state.position;
   by("time").setAttribute("aria-valuetext", by("when").textContent);
   by("warning").hidden = state.view !== "flattering";

@@ -248,6 +248,7 @@ function draw() {
 function showFrame(frame) {
   state.frame = frame;
   inputs.frame.value = frame;
+  inputs.frame.setAttribute("aria-valuetext", `frame ${frame + 1} of ${numFrames}`);
   draw();
 }
 function showMoment(moment) {
