@@ -8,7 +8,8 @@ from importlib import import_module
 
 from hpm_video.cli import bench_ablation, bench_options
 from hpm_video.cli.bench_options import add_number, add_several
-from hpm_video.cli.options import add_device
+from hpm_video.cli.options import add_device, know_settings
+from hpm_video.config import PretrainConfig
 from hpm_video.config.values import Decoder, Size, View, values_of
 
 
@@ -101,6 +102,7 @@ def _train(parser: Parser) -> None:
     """measure clips per second of a real pre-training, and find its bottleneck"""
     text = "recipe and settings, as for hpm-video pretrain (default: none)"
     parser.add_argument("settings", nargs="*", metavar="RECIPE key=value", help=text)
+    know_settings(parser, PretrainConfig)
     text = "optimizer steps; the first third does not count"
     add_number(parser, "--steps", 12, text)
     text = "number of toy videos, if data.manifest is empty"
@@ -116,6 +118,7 @@ def _plan(parser: Parser) -> None:
     parser.add_argument(
         "settings", nargs="*", metavar="key=value", help="settings that override the recipe's"
     )
+    know_settings(parser, PretrainConfig)
     parser.add_argument("--gpus", type=int, nargs="+", help="numbers of GPUs (default: 1 to 512)")
     parser.add_argument(
         "--gpus-per-node", type=int, default=8, help="GPUs per node (default %(default)s)"

@@ -5,7 +5,7 @@ import re
 from functools import partial
 from pathlib import Path
 
-from hpm_video.cli.options import SETTINGS, settings_help
+from hpm_video.cli.options import SETTINGS, know_settings, settings_help
 from hpm_video.config import StudyConfig
 from hpm_video.config.recipe import find_recipe
 from hpm_video.config.settings import load_config
@@ -32,6 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.epilog = settings_help(StudyConfig)
+    know_settings(parser, StudyConfig)
 
 
 def run(arguments: argparse.Namespace) -> int:

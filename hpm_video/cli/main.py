@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(words: Sequence[str]) -> int:
     import argparse
 
-    from hpm_video.cli.options import Parser, check_there, parse
+    from hpm_video.cli.options import Parser, check_there, parse, unquoted
     from hpm_video.cli.terminal import say_failure, tell_torchrun
     from hpm_video.cli.version import ShowVersion
     from hpm_video.runtime.host_memory import keep_freed_memory
@@ -87,7 +87,7 @@ def _run(words: Sequence[str]) -> int:
     except (ValueError, FileNotFoundError) as error:
         if not _is_ours(error.__traceback__):
             raise
-        say_failure(words[0], error)
+        say_failure(words[0], unquoted(words) or error)
         return 2
     except (FloatingPointError, RuntimeError) as error:
         from hpm_video.data.loading.bad_videos import UnreadableDataError

@@ -62,7 +62,8 @@ def _reached(
 ) -> str:
     steps = int(records[-1]["step"] or 0) if records else 0
     videos = mixture_of(manifest, config.data.weights).num_videos
-    said = [f"{steps:,} steps, {config.optim.epochs:,} epochs of {videos:,} videos"]
+    epochs = f"{config.optim.epochs:,} epoch{'' if config.optim.epochs == 1 else 's'}"
+    said = [f"{steps:,} steps, {epochs} of {videos:,} videos"]
     for name, words in (("loss", "loss"), ("rank_accuracy", "rank accuracy"), ("top1", "top-1")):
         values = [value for one in records if (value := one.get(name)) is not None]
         if name == "loss":
@@ -97,7 +98,8 @@ def _after_pretraining(
     through = [*pictures, f"{folder}/through_training", "--through-training"]
     yield through, "the same page through the checkpoints of the run"
     if (beside := _made_with(recipe, folder)) is not None:
-        yield ["finetune", beside], "a classifier"
+        sizes = _shared(load_config(FinetuneConfig, beside), config)
+        yield ["finetune", beside, *sizes], "a classifier"
         return
     is_labelled = False
     with suppress(OSError, ValueError):  # the list may have changed since the start
@@ -147,7 +149,7 @@ def _after_finetuning(
 
 
 def _best(config: FinetuneConfig, records: Sequence[Mapping[str, float | None]]) -> str | None:
-    """The epoch of the run's best checkpoint, in words; None if it keeps none."""
+    """The epoch of the run's best checkpoint, in words; None if it keeps none or the last one."""
     from hpm_video.weights.checkpoint import BEST
 
     if not (Path(str(config.run.output_dir)) / "checkpoints" / BEST).is_file():
@@ -159,6 +161,8 @@ def _best(config: FinetuneConfig, records: Sequence[Mapping[str, float | None]])
         return f"the epoch with the best {name} on data.val_manifest"
     sign, order = -1 if by == "loss" else 1, -1 if by == "first_top1" else 1
     value, epoch = max(found, key=lambda pair: (sign * pair[0], order * pair[1]))
+    if epoch == found[-1][1]:
+        return None
     return f"epoch {epoch:g}, with the best {name} ({value:.3f}) on data.val_manifest"
 
 
@@ -169,19 +173,24 @@ def _recipe(recipe: str, config: PretrainConfig, manifest: Manifest) -> list[str
     except FileNotFoundError:
         file = find_recipe("finetune", name := "own_videos")
     there = load_config(FinetuneConfig, file)
-    theirs, ours = config_to_dict(there), config_to_dict(config)
-    words = [
-        f"{group}.{key}={_word(ours[group][key])}"
-        for group, keys in _SHARED.items()
-        for key in keys
-        if ours[group][key] != theirs[group][key]
-    ]
+    words = _shared(there, config)
     data, optim = there.data, there.optim
     at_once = 1 if isinstance(data.batch_size, str) else data.batch_size
     accumulation = micro_batches(optim, batch_size=at_once, num_processes=1)
     if at_once * accumulation > len(manifest):
         words += fitting(data, optim, num_videos=len(manifest), num_processes=1)
     return [name, *words]
+
+
+def _shared(there: FinetuneConfig, config: PretrainConfig) -> list[str]:
+    """Settings that make a fine-tuning agree with the pre-training."""
+    theirs, ours = config_to_dict(there), config_to_dict(config)
+    return [
+        f"{group}.{key}={_word(ours[group][key])}"
+        for group, keys in _SHARED.items()
+        for key in keys
+        if ours[group][key] != theirs[group][key]
+    ]
 
 
 def _word(value: Any) -> str:

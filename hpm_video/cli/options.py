@@ -8,13 +8,17 @@ import difflib
 import json
 import os
 import re
+import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise, takewhile
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hpm_video.data.video.part import file_of
-from hpm_video.runtime.files import similar_path
+from hpm_video.runtime.files import printable, shell_path, similar_path
+
+if TYPE_CHECKING:
+    from hpm_video.config.schema import Setting
 
 SETTINGS = "key=value"
 
@@ -60,6 +64,7 @@ def add_settings(
                 help=f"sets {setting.key}",
             )  # fmt: skip
     parser.epilog = settings_help(schema)
+    know_settings(parser, schema)
 
 
 def settings_help(schema: type[Any]) -> str:
@@ -68,6 +73,12 @@ def settings_help(schema: type[Any]) -> str:
 
     columns = min(shutil.get_terminal_size().columns, 80)
     return "settings:\n" + settings_table(schema, columns=columns)
+
+
+def know_settings(parser: argparse.ArgumentParser, schema: type[Any]) -> None:
+    """Let a parser suggest settings of its command for mistyped options."""
+    if isinstance(parser, Parser):
+        parser.schema = schema
 
 
 CLASSIFIER = "fine-tuned classifier: a run folder, a checkpoint, or VideoMAE's file or folder"
@@ -182,6 +193,7 @@ _PLACES = {
     "video": "--video ({}) does not exist",
     "folder": "{} does not exist (expected a folder)",
 }
+_OF_START = "{} does not exist (expected a folder or list of videos)"
 _LISTS = ("manifest", "train", "val")  # those that name lists of videos
 
 
@@ -204,13 +216,26 @@ def check_there(arguments: argparse.Namespace) -> None:
                 faults.append(str(error))
                 continue
             if not is_there:
-                faults.append(text.format(place) + similar_path(place))
+                lack = _OF_START if arguments.job == "start" else text
+                others = _runs_instead(arguments.job, place) if name.startswith("check") else ""
+                faults.append(lack.format(place) + (similar_path(place) or others))
             elif name in _LISTS and os.path.isdir(place) and arguments.job != "start":
                 faults.append(folder_as_list(place))
     if faults:
         from hpm_video.config.schema import SettingFaults
 
         raise SettingFaults(faults)
+
+
+def _runs_instead(job: str, place: str) -> str:
+    """What to add to the refusal of a missing checkpoint: runs that the command takes."""
+    from hpm_video.train.output_folder import runs_near
+
+    kinds = ["finetune"] if job in ("evaluate", "predict") else ["pretrain"]
+    if job in ("features", "weights"):
+        kinds.append("finetune")
+    runs = [shell_path(run) for run in runs_near(place, *kinds)]
+    return f"; there is {' or '.join(runs)}" if runs else ""
 
 
 def _is_there(argument: str, place: str) -> bool:
@@ -242,47 +267,183 @@ _NO_NAME = re.compile(r"-|-\d*\.?\d+")  # standard input, and numbers
 
 
 class Parser(argparse.ArgumentParser):
-    """Suggests the closest match for a mistyped command or choice, and takes no abbreviations."""
+    """Says rule and example for a value that does not fit, suggests the closest match for a
+    mistyped command or choice, and takes no abbreviations.
+
+    schema: the settings of its command, if it takes some.
+    """
+
+    schema: type[Any] | None = None
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **settings})
+
+    def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
+        try:
+            return super()._get_value(action, arg_string)
+        except argparse.ArgumentError as error:
+            if action.type not in _KINDS:
+                raise
+            rule = f"must be {_KINDS[action.type]}, such as {_example(action)}"
+            raise argparse.ArgumentError(None, f"{_shown(action)} ({arg_string}) {rule}") from error
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         try:
             super()._check_value(action, value)
         except argparse.ArgumentError as error:
-            close = difflib.get_close_matches(str(value), map(str, action.choices or ()), n=1)
-            if close:
-                error.message = f"{value!r} is unknown: did you mean {close[0]}?"
-            raise
+            choices = list(map(str, action.choices or ()))
+            close = difflib.get_close_matches(str(value), choices, n=1)
+            meant = f": did you mean {close[0]}?" if close else ""
+            rule = f"must be one of {', '.join(choices)}{meant}"
+            said = f"{_shown(action)} ({value}) {rule}"
+            if isinstance(action, argparse._SubParsersAction):
+                said = f"{value!r} is unknown{meant or f': {rule}'}"
+            raise argparse.ArgumentError(None, said) from error
+
+    def _match_argument(self, action: argparse.Action, arg_strings_pattern: str) -> int:
+        try:
+            return super()._match_argument(action, arg_strings_pattern)
+        except argparse.ArgumentError as error:
+            if action.nargs is not None or not (action.type in _KINDS or action.choices):
+                raise
+            rule = f"must have a value, such as {_example(action)}"
+            raise argparse.ArgumentError(None, f"{_shown(action)} {rule}") from error
+
+
+_KINDS: dict[Any, str] = {int: "a whole number", float: "a number"}
+
+
+def _shown(action: argparse.Action) -> str:
+    """Name of an option, or of a positional argument, for messages."""
+    return max(action.option_strings, key=len, default="") or str(action.metavar or action.dest)
+
+
+def _example(action: argparse.Action) -> str:
+    """A value that an option takes: its default, if it has one."""
+    default = action.default
+    if isinstance(default, list | tuple):
+        default = next(iter(default), None)
+    if action.choices:
+        choices = list(map(str, action.choices))
+        return str(default) if str(default) in choices else choices[0]
+    if default is None:
+        return "1" if action.type is int else "0.5"
+    return f"{default:g}" if isinstance(default, float) else str(default)
 
 
 def _refuse_words(
     parser: argparse.ArgumentParser, rest: Sequence[str], words: Sequence[str]
 ) -> None:
     """Exit with the unknown words, and suggestions for them."""
-    said = f"unrecognized arguments: {' '.join(rest)}"
-    option = next((word.partition("=")[0] for word in rest if word.startswith("-")), "")
-    if re.fullmatch(r"-+[a-z]\w*(\.[a-z]\w*)+", option):
-        parser.error(f"{said}: settings have no leading dashes: {option.lstrip('-')}=VALUE")
-    close = difflib.get_close_matches(option, list(_options(parser, words)), n=1)
-    parser.error(said + (f": did you mean {close[0]}?" if close else ""))
+    if quoted := unquoted(words):
+        parser.error(quoted)
+    schema = next((one.schema for one in _parsers(parser, words) if _schema_of(one)), None)
+    options, hints = list(_options(parser, words)), []
+    for word, after in pairwise([*rest, "-"]):
+        if word.startswith("-"):
+            name, _, value = word.partition("=")
+            follows = "" if after.startswith("-") or is_setting(after) else after
+            hints.append(_meant(name, value or follows, options, schema))
+    command = parser.prog if " " in parser.prog else f"{parser.prog} {_command_of(words)}"
+    hints = [hint for hint in dict.fromkeys(hints) if hint]
+    hints = hints or [f"{command} --help lists its options"]
+    parser.error(f"unrecognized arguments: {' '.join(rest)}: {' '.join(hints)}")
+
+
+def _schema_of(parser: argparse.ArgumentParser) -> type[Any] | None:
+    return parser.schema if isinstance(parser, Parser) else None
+
+
+def _meant(option: str, value: str, options: Sequence[str], schema: type[Any] | None) -> str:
+    """What may be meant by an unknown option: a setting of the command, or a similar option."""
+    name = option.lstrip("-")
+    same, is_exact = _settings_like(name.replace("-", "_"), schema) if schema else ([], False)
+    likely = [shlex.quote(f"{one.key}={value or one.default}") for one in same]
+    if likely and "." in name:
+        return f"settings have no leading dashes: {likely[0]}"
+    close = [] if is_exact else _alike(name, options)
+    return f"did you mean {' or '.join(close or likely)}?" if close or likely else ""
+
+
+def _settings_like(name: str, schema: type[Any]) -> tuple[list["Setting"], bool]:
+    """Settings of a name, with or without its groups, or of a similar one; whether it is theirs."""
+    from hpm_video.config.schema import describe_settings, settings_called
+
+    if "." in name:
+        known = {one.key: one for one in describe_settings(schema)}
+        close = difflib.get_close_matches(name, known, n=1, cutoff=0.8)
+        return [known[key] for key in close], name in known
+    if found := settings_called(name, schema):
+        return found, any(f".{one.key}".endswith(f".{name}") for one in found)
+    names = {one.key.rpartition(".")[2] for one in describe_settings(schema)}
+    close = difflib.get_close_matches(name, sorted(names), n=1, cutoff=0.8)
+    return [one for near in close for one in settings_called(near, schema)], False
+
+
+def _alike(name: str, options: Sequence[str]) -> list[str]:
+    """Options that begin like a mistyped one, else the most similar one."""
+    long = [one[2:] for one in options if one.startswith("--")]
+    begin = [one for one in long if len(name) >= _FEWEST and one.startswith(name)]
+    if not begin and len(name) > _FEWEST:  # but for its last letter
+        near = [one for one in long if one.startswith(name[:-1])]
+        begin = difflib.get_close_matches(name, near, n=1, cutoff=0)
+    if not begin:
+        # Without the dashes, which make any two short names similar; and the first letters alone
+        whole = {**{one[: len(name) + 1]: one for one in long}, **{one: one for one in long}}
+        close = difflib.get_close_matches(name, whole, n=1, cutoff=0.75)
+        begin = [whole[one] for one in close]
+    return [f"--{one}" for one in begin[:_MOST_OPTIONS]]
+
+
+_FEWEST = 3  # letters of an option that say which is meant
+_MOST_OPTIONS = 3  # that a message offers
+_MOST_PIECES = 8  # words between the spaces of a path
+
+
+def unquoted(words: Sequence[str]) -> str:
+    """The refusal of a path that the shell has split at its spaces, with the command quoted; empty
+    if no words that follow each other make an existing path."""
+    for start, word in enumerate(words):
+        name, equals, _ = word.partition("=")
+        key = name + equals if equals and (is_setting(word) or word.startswith("--")) else ""
+        for end in range(start + 2, min(start + _MOST_PIECES, len(words)) + 1):
+            pieces = [word.removeprefix(key), *words[start + 1 : end]]
+            path = " ".join(pieces)
+            if os.path.lexists(path) and not all(map(os.path.lexists, pieces)):
+                whole = [*words[:start], f"{key}{path}", *words[end:]]
+                return (
+                    f"{printable(path)} must be quoted, since it has spaces: "
+                    f"{shlex.join(['hpm-video', *whole])}"
+                )
+    return ""
 
 
 def _where_settings_go(words: Sequence[str]) -> str:
     if words[0] == "start":
         return "add settings to the commands that start prints, or change them in its YAML files"
-    command = " ".join(words[: 2 if words[0] in _WITH_COMMANDS else 1])
-    return f"this command takes no settings; hpm-video {command} --help lists its options"
+    return (
+        f"this command takes no settings; hpm-video {_command_of(words)} --help lists its options"
+    )
+
+
+def _command_of(words: Sequence[str]) -> str:
+    return " ".join(words[: 2 if words[0] in _WITH_COMMANDS else 1])
 
 
 def _options(parser: argparse.ArgumentParser, words: Sequence[str]) -> Iterator[str]:
     """Options of a parser, and of its sub-commands among the words."""
+    for one in _parsers(parser, words):
+        for action in one._actions:
+            yield from action.option_strings
+
+
+def _parsers(parser: argparse.ArgumentParser, words: Sequence[str]) -> Iterator[Any]:
+    """A parser, and those of its sub-commands among the words."""
+    yield parser
     for action in parser._actions:
-        yield from action.option_strings
         if isinstance(action, argparse._SubParsersAction):
-            for name in set(words) & set(action.choices):
-                yield from _options(action.choices[name], words)
+            for name in (word for word in dict.fromkeys(words) if word in action.choices):
+                yield from _parsers(action.choices[name], words)
 
 
 def parse(parser: argparse.ArgumentParser, words: Sequence[str]) -> argparse.Namespace:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 _UNFINISHED = ".hpm-video-start"  # marks the folder of an unfinished start
 _MICRO_BATCH = 8  # clips per timed step on a CPU
 _SHOWN_VIDEOS = 2  # videos named in the suggested commands
+_JOBS = {"pretrain": "pre-training", "finetune": "fine-tuning"}
 _UNCERTAIN = (
     "Accuracy is not guaranteed. Fine-tuned on 316 clips of 8 hand signs, a similar model reached "
     ".81 ± .03 pre-trained and .77 ± .05 from scratch, no significant difference (docs/results.md)."
@@ -133,7 +134,7 @@ def _start(arguments: argparse.Namespace, place: Place) -> int:
     commands = list(_commands(lists, place, chosen))
     for one in chosen:
         one.config()  # raises before anything is written
-        head = _head(one, computer, commands, sizes=_sizes(chosen[0]))
+        head = _head(one, computer, commands)
         write_atomically(place.folder / f"{one.job}.yaml", [one.yaml(head)])
     (place.folder / _UNFINISHED).unlink()
     for line in _summary(chosen, videos, lists, notes, place):
@@ -399,7 +400,7 @@ def _set_places(
     if one.job == "finetune":
         if judged := next((lists[name] for name in ("val", "test") if name in lists), None):
             one.change("data.val_manifest", [place.absolute(judged.name)], "videos to evaluate on")
-        why = "the pre-training, which sets the sizes of model and clips. From scratch: see the top"
+        why = "the pre-training. To train from scratch, add: model.init=null run.output_dir=FOLDER"
         one.change("model.init", place.absolute("pretrained"), why)
     one.settings |= others
 
@@ -416,7 +417,7 @@ def _time(chosen: Sequence[Choices], device: torch.device, *, most_hours: float)
     here = measure_here(config, most_clips=_MICRO_BATCH if device.type == "cpu" else None)
     rates = [here.clips_per_s]
     for one in finetuning:
-        rates.append(measure_finetuning(one.config("model.init=null", *_sizes(pretraining))))
+        rates.append(measure_finetuning(one.config("model.init=null")))
     for one, rate in zip(chosen, rates, strict=True):
         clips = one.steps * one["optim.total_batch"]
         compute, read = clips / rate, clips / (here.clips_per_core or math.inf)
@@ -425,13 +426,6 @@ def _time(chosen: Sequence[Choices], device: torch.device, *, most_hours: float)
         seconds = compute + read if device.type == "cpu" else max(compute, read / workers)
         one.hours, one.timed = seconds / 3600, here.said
         fit_hours(one, most_hours)
-
-
-def _sizes(pretraining: Choices) -> list[str]:
-    """Settings that a fine-tuning takes from its pre-training, and that it lacks from scratch."""
-    from hpm_video.config.own_data import FROM_INIT
-
-    return [f"{key}={pretraining[key]}" for key in FROM_INIT if key in pretraining.settings]
 
 
 def _commands(
@@ -457,17 +451,11 @@ def _commands(
     yield ["visualize", pretrained, *shown, *pictures], "what the model finds hard"
 
 
-def _head(
-    one: Choices,
-    computer: Computer,
-    commands: Sequence[tuple[list[str], str]],
-    *,
-    sizes: Sequence[str],
-) -> list[str]:
+def _head(one: Choices, computer: Computer, commands: Sequence[tuple[list[str], str]]) -> list[str]:
     """The comment at the top of a YAML."""
     from hpm_video.config.own_data import hours_in_words
 
-    job = {"pretrain": "Pre-training on", "finetune": "Fine-tuning on"}[one.job]
+    job = f"{_JOBS[one.job].capitalize()} on"
     command = next(words for words, _ in commands if words[0] == one.job)
     lines = [
         f"{job} {one.num_videos:,} videos, written by `hpm-video start` from the recipe "
@@ -477,18 +465,11 @@ def _head(
         "",
         f"Hardware: {computer.words}.",
         f"Hours: about {hours_in_words(one.hours)} ({one.timed}).",
-        f"Expected: {_UNCERTAIN}",
+        f"Expected: {' '.join([_UNCERTAIN, *_cut([one])])}",
         "",
         "The comment above each setting gives its reason. Change settings here, or add them to the "
         f"command: optim.epochs=50. `hpm-video {one.job} --help` lists all settings.",
     ]
-    if one.job == "finetune":
-        lines += [
-            "The sizes of the model and of clips come from the pre-training. To train from scratch "
-            "with the same sizes, add:",
-            "",
-            f"  {' '.join(['model.init=null', *sizes])} run.output_dir=FOLDER",
-        ]
     return [printable(line) for line in lines]
 
 
@@ -512,7 +493,7 @@ def _summary(
     yield f"to train on: {said}"
     for one in chosen:
         epochs = one["optim.epochs"]
-        name = {"pretrain": "pre-training", "finetune": "fine-tuning"}[one.job]
+        name = _JOBS[one.job]
         yield (
             f"{name}: {place.inside(f'{one.job}.yaml')}, from the recipe {one.recipe} "
             f"({one.why_recipe}): {epochs:,} epoch{'' if epochs == 1 else 's'}, "
@@ -529,3 +510,15 @@ def _summary(
         guess = "one class" if are_equal else "the most frequent class"
         yield f"always guessing {guess} of {file} gives accuracy {share:.3f}"
     yield _UNCERTAIN
+    yield from _cut(chosen)
+
+
+def _cut(chosen: Sequence[Choices]) -> Iterator[str]:
+    """A caution if the limit of hours reduced the epochs of any job."""
+    cuts = " and ".join(
+        f"{one['optim.epochs']:,} of {one.uncut_epochs:,} epochs of {_JOBS[one.job]}"
+        for one in chosen
+        if one.uncut_epochs is not None
+    )
+    if cuts:
+        yield f"The limit of hours leaves {cuts}; fewer epochs usually reach less."

@@ -34,6 +34,7 @@ from hpm_video.config.pretrain import PretrainConfig as PretrainConfig
 from hpm_video.config.pretrain import PretrainRunConfig as PretrainRunConfig
 from hpm_video.config.pretrain import TeacherConfig as TeacherConfig
 from hpm_video.config.pretrain import as_then as as_then
+from hpm_video.config.schema import SCHEMAS as SCHEMAS
 from hpm_video.config.shared import DataConfig as DataConfig
 from hpm_video.config.shared import EncoderConfig as EncoderConfig
 from hpm_video.config.shared import LabelsConfig as LabelsConfig
@@ -44,3 +45,10 @@ from hpm_video.config.study import DataSetConfig as DataSetConfig
 from hpm_video.config.study import StudyConfig as StudyConfig
 from hpm_video.config.study import ToySetConfig as ToySetConfig
 from hpm_video.config.study import VariantConfig as VariantConfig
+
+SCHEMAS |= {
+    "pretrain": PretrainConfig,
+    "finetune": FinetuneConfig,
+    "probe": ProbeJobConfig,
+    "bench ablation": StudyConfig,
+}

@@ -37,8 +37,11 @@ _LEAST_EPOCHS = {"pretrain": 20, "finetune": 10}
 _STEPS = {("pretrain", True): 200, ("pretrain", False): 100}
 _STEPS |= {("finetune", True): 100, ("finetune", False): 130}
 _GB_OF_A_WORKER = 2
-# Settings that a fine-tuning takes over from its pre-training
-FROM_INIT = ("model.size", "model.depth", "data.num_frames", "data.crop_size")
+# Settings that a fine-tuning shares with its pre-training
+_AS_PRETRAINED = (
+    "model.size", "model.depth", "data.num_frames", "data.crop_size", "data.sampling", "data.fps",
+    "data.frame_stride",
+)  # fmt: skip
 
 # Reasons for the recipes' values
 _WHY = {
@@ -97,7 +100,10 @@ class Computer:
 
 @dataclass
 class Choices:
-    """Settings of a job, each with its reason. hours: estimate; timed: source of the estimate."""
+    """Settings of a job, each with its reason. hours: estimate; timed: source of the estimate.
+
+    uncut_epochs: epochs before a limit of hours reduced them; None if it did not.
+    """
 
     job: Job
     recipe: str
@@ -106,6 +112,7 @@ class Choices:
     settings: dict[str, tuple[Any, str]] = field(default_factory=dict)
     hours: float = 0.0
     timed: str = ""
+    uncut_epochs: int | None = None
 
     def change(self, key: str, value: Any, why: str) -> None:
         self.settings[key] = (value, why)
@@ -166,12 +173,11 @@ def choose_finetuning(videos: Videos, computer: Computer, pretraining: Choices) 
     """Choose the settings of a fine-tuning that starts from a pre-training."""
     why = "the same as for pre-training"
     chosen = _of_recipe("finetune", pretraining.recipe, why, videos, computer)
-    chosen.settings = {k: v for k, v in chosen.settings.items() if k not in FROM_INIT}
-    for key in ("data.sampling", "data.fps", "data.frame_stride"):
+    for key in _AS_PRETRAINED:
         if key in pretraining.settings:
             chosen.change(key, pretraining[key], "as in pre-training")
-    every = max(1, chosen["optim.epochs"] // 10)
-    chosen.change("evaluation.every_epochs", every, "ten evaluations; the best epoch is kept")
+        else:
+            chosen.settings.pop(key, None)
     return chosen
 
 
@@ -186,9 +192,8 @@ def fit_hours(choices: Choices, most: float) -> None:
     why = f"as many as fit into {limit}; {would}"
     choices.change("optim.epochs", fitting, why)
     choices.hours *= fitting / epochs
-    if "evaluation.every_epochs" in choices.settings:
-        _, reason = choices.settings["evaluation.every_epochs"]
-        choices.change("evaluation.every_epochs", max(1, fitting // 10), reason)
+    choices.uncut_epochs = epochs
+    _follow_epochs(choices)
 
 
 def hours_in_words(hours: float) -> str:
@@ -240,16 +245,30 @@ def _of_recipe(job: Job, recipe: str, why: str, videos: Videos, computer: Comput
     chosen.change(
         "optim.warmup_epochs", "auto", f"auto: {share} of the epochs, at most {most_warm}"
     )
-    log_every = min(50, max(1, steps // 100))
-    chosen.change(
-        "run.log_every", log_every, "steps between log records, for at least a hundred records"
-    )
+    _follow_epochs(chosen)
     wanted_workers = computer.cores - 1 if computer.gpu_gb is not None else computer.cores // 4
     affordable = int(computer.memory_gb // _GB_OF_A_WORKER)
     workers = max(1, min(16, wanted_workers, affordable))
     why = f"decoding processes, for {computer.cores} cores and {computer.memory_gb:.0f} GB memory"
     chosen.change("data.num_workers", workers, why)
     return chosen
+
+
+def _follow_epochs(chosen: Choices) -> None:
+    """Choose the settings that depend on the number of epochs or steps."""
+    steps, epochs = chosen.steps, chosen["optim.epochs"]
+    every = min(50, max(1, steps // 100))
+    records = _counted(math.ceil(steps / every), "record")
+    chosen.change("run.log_every", every, f"steps between log records, for {records}")
+    if chosen.job == "finetune":
+        every = max(1, round(epochs / 10))
+        evaluations = _counted(math.ceil(epochs / every), "evaluation")
+        why = f"epochs between evaluations, for {evaluations}; the best epoch is kept"
+        chosen.change("evaluation.every_epochs", every, why)
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
 
 
 def _take_frames(chosen: Choices, videos: Videos) -> None:

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 
-from hpm_video.config.settings import find_config
-from hpm_video.runtime.files import similar_path
+from hpm_video.config.schema import SCHEMAS
+from hpm_video.config.settings import find_config, unknown_settings
+from hpm_video.runtime.files import shell_path, similar_path
 
 _INSTALLED = Path(__file__).with_name("recipes")
 FOLDER = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "configs"
@@ -26,6 +27,9 @@ COMMANDS = {
     "ablation": "bench ablation",
     "demo": "demo",
 }
+# What follows these commands, if it is not just the file
+_WORDS = {"probe": "CHECKPOINT --recipe {}", "ablation": "{} -o outputs/study"}
+_MOST_NAMED = 3  # settings that a refusal names
 _VARIANTS = FOLDER / "ablation" / "variants.yaml"  # pre-trainings named ``variants:NAME``
 
 _FACTS = ("Hardware", "Hours", "Expected")
@@ -58,10 +62,12 @@ def find_recipe(kind: str, word: str) -> str:
     """Resolve a word of a command line to a file: an existing path, or a recipe.
 
     An existing file takes precedence over a recipe of the same name. A variant, ``FILE:NAME``,
-    keeps its name. Raises FileNotFoundError with suggestions.
+    keeps its name. Raises FileNotFoundError with suggestions; ValueError for the settings of
+    another command.
     """
     try:
         find_config(word)
+        _check_is_for(kind, word)
         return word
     except FileNotFoundError as error:
         name, colon, variant = word.partition(":")
@@ -79,13 +85,52 @@ def find_recipe(kind: str, word: str) -> str:
                 f"config ({word}) must be a recipe or a YAML file, and settings come after it: "
                 f"{example}`hpm-video recipes` lists all recipes"
             ) from error
+        others = [other for other in COMMANDS if COMMANDS[other] in SCHEMAS]
+        if others := [other for other in others if name in _files(other)]:
+            does = f"hpm-video {COMMANDS[others[0]]}"
+            raise FileNotFoundError(
+                f"config ({word}) is a recipe of {does}, not of {COMMANDS[kind]}: run "
+                f"{_command(others[0], word)}"
+            ) from error
+        if (file := Path(word, f"{kind}.yaml")).is_file():
+            rule = f"is a folder: run {_command(kind, str(file))}"
+            raise FileNotFoundError(f"config ({word}) {rule}") from error
         close = difflib.get_close_matches(Path(name).stem, files, n=3)
-        file = similar_path(word).removeprefix("; ")
-        hint = f"did you mean {', '.join(close)}? " if close else f"{file} " * bool(file)
+        file_like = similar_path(word).removeprefix("; ")
+        if file_like and (not close or Path(word).suffix in (".yaml", ".yml")):
+            hint = f"{file_like} "
+        else:
+            hint = f"did you mean {', '.join(close)}? " if close else ""
         raise FileNotFoundError(
             f"config ({word}) does not exist, as a file or as a recipe of hpm-video "
             f"{COMMANDS[kind]}: {hint}`hpm-video recipes` lists all recipes"
         ) from error
+
+
+def _command(kind: str, word: str) -> str:
+    words = _WORDS.get(kind, "{}").format(shell_path(word))
+    return f"hpm-video {COMMANDS[kind]} {words}"
+
+
+def _check_is_for(kind: str, file: str) -> None:
+    """Raise ValueError if a file has settings that another command knows, but not this one."""
+    try:
+        foreign = set(unknown_settings(SCHEMAS[COMMANDS[kind]], file))
+        left = {
+            one: set(unknown_settings(SCHEMAS[command], file))
+            for one, command in COMMANDS.items()
+            if foreign and command in SCHEMAS
+        }
+    except ValueError:  # not settings; `load_config` says why
+        return
+    other = min(left, key=lambda one: len(left[one]), default=kind)
+    if left and left[other] < foreign:
+        found = sorted(foreign - left[other])
+        names = ", ".join(found[:_MOST_NAMED]) + ", …" * (len(found) > _MOST_NAMED)
+        raise ValueError(
+            f"config ({file}) has settings of hpm-video {COMMANDS[other]} ({names}), not of "
+            f"{COMMANDS[kind]}: run {_command(other, file)}"
+        )
 
 
 def for_a_gpu(kind: str, word: str) -> str | None:

@@ -19,6 +19,9 @@ from omegaconf.errors import OmegaConfBaseException
 Value = TypeVar("Value")
 Path = tuple[Any, ...]  # names of the groups and the setting, outermost first
 
+_MOST_ALIKE = 3  # settings of one name that a message offers
+# Commands that read files of settings; the package that has the schemas fills it
+SCHEMAS: dict[str, type[Any]] = {}
 _IN_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -56,6 +59,17 @@ def describe_settings(schema: type[Any], prefix: str = "") -> Iterator[Setting]:
         shown, kind = list(value) if isinstance(value, tuple) else value, types[item.name]
         choices = get_args(kind) if get_origin(kind) is Literal else ()
         yield Setting(key, as_yaml(shown), meanings.get(item.name, ""), choices)
+
+
+def settings_called(name: str, schema: type[Any]) -> list[Setting]:
+    """Settings in the fewest groups whose own name is or, if there are none, ends with a name."""
+    known = [one for one in describe_settings(schema) if ".NAME." not in one.key]
+    parts = [one.key.rpartition(".")[2] for one in known]
+    same = [one for one, part in zip(known, parts, strict=True) if part == name] or [
+        one for one, part in zip(known, parts, strict=True) if part.endswith(f"_{name}")
+    ]
+    fewest = min((one.key.count(".") for one in same), default=0)
+    return [one for one in same if one.key.count(".") == fewest][:_MOST_ALIKE]
 
 
 def settings_table(schema: type[Any], *, columns: int) -> str:
@@ -170,9 +184,22 @@ def _typed(schema: type[Any]) -> DictConfig:
     return typed
 
 
+def is_unknown(fault: str) -> bool:
+    """Whether a fault of `setting_faults` is a name that the schema does not have."""
+    return " is unknown" in fault
+
+
 def _suggestion(key: str, root: type[Any]) -> str:
     keys = [setting.key for setting in describe_settings(root)]
     groups = {known.rpartition(".")[0] for known in keys} - {""}
+    if same := settings_called(key, root):
+        return f": did you mean {' or '.join(one.key for one in same)}?"
+    if commands := [
+        f"hpm-video {command}"
+        for command, schema in SCHEMAS.items()
+        if any(f"{one.key}.".startswith(f"{key}.") for one in describe_settings(schema))
+    ]:
+        return f": it belongs to {' and '.join(commands)}; leave it out"
     close = difflib.get_close_matches(key, [*keys, *sorted(groups)], n=1)
     return f": did you mean {close[0]}?" if close else ""
 

@@ -20,7 +20,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from hpm_video.config.mending import mended
-from hpm_video.config.schema import SettingFaults, check_settings, entry_of, setting_faults
+from hpm_video.config.schema import (
+    SettingFaults,
+    check_settings,
+    entry_of,
+    is_unknown,
+    setting_faults,
+)
 from hpm_video.runtime.reading import read_text
 
 Config = TypeVar("Config")
@@ -139,6 +145,20 @@ def find_config(path: str | Path) -> tuple[Path, str]:
     if file.suffix == ".yaml" and listing.is_file():
         return listing, file.stem
     raise FileNotFoundError(f"config ({path}) does not exist")
+
+
+def unknown_settings(schema: type[Any], path: str | Path) -> list[str]:
+    """Keys of settings and groups in a YAML that a schema does not have.
+
+    Raises like `load_config`, except for the settings.
+    """
+    layer, _ = _read(path, _load)
+    if not isinstance(layer, DictConfig):
+        return []
+    for group in _NOT_OF_JOBS:
+        layer.pop(group, None)
+    found = setting_faults(schema, _as_meant(schema, OmegaConf.to_container(layer, resolve=False)))
+    return [".".join(map(str, place)) for place, fault in found if is_unknown(fault)]
 
 
 def variant_settings(path: str | Path) -> list[str]:

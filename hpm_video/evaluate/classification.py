@@ -161,6 +161,7 @@ def best_in_words(found: StoredModel) -> str | None:
     is_best = found.file.name == BEST and not {"best_by", "top1"}.isdisjoint(state)
     if not is_best and not (found.file.name == "last" and found.file.with_name(BEST).is_file()):
         return None
+    is_both = not is_best and state.get("best_step") == state["step"]
     metric = state.get("best_by") or settings.get("best_by", "top1")
     metric = "top1" if metric == "first_top1" else metric  # of runs of older versions
     value = state.get("best_value" if is_best else "best_so_far")
@@ -168,7 +169,7 @@ def best_in_words(found: StoredModel) -> str | None:
     size = abs(value) if isinstance(value, float) else _NO_VALUE
     figure = f" ({size:.3f})" if size < _NO_VALUE else ""
     chosen = f"the best {metric}{figure} on data.val_manifest"
-    if is_best:
+    if is_best or is_both:
         return f"it has {chosen}; that list chose it, so its figures there are too high"
     return f"this is the last checkpoint; checkpoint=best evaluates the one with {chosen}"
 

@@ -207,22 +207,38 @@ def free_place(path: Path) -> Path:
 
 
 def similar_path(path: str | Path) -> str:
-    """A question that names the existing path closest to a missing one, to add to a message; empty
-    if none is similar. The first missing part is compared with the names beside it."""
+    """A question that names existing paths like a missing one, quoted for a shell, to add to a
+    message; empty if there is none.
+
+    Paths of the same name that lie one folder below come first, newest first; then the one whose
+    first missing part is most similar; last the path without its leading folders.
+    """
     path = Path(path)
     if "{" in path.name:  # a pattern of several files
         return ""
     above = reversed((path, *path.parents))
     missing = next((one for one in above if not os.path.exists(one)), path)
+    folder, rest = missing.parent, path.relative_to(missing.parent)
     try:
-        with os.scandir(missing.parent) as entries:
+        with os.scandir(folder) as entries:
             names = [entry.name for entry in islice(entries, _MOST_COMPARED)]
     except (OSError, ValueError):
         return ""
+    # Not below the root: a look into folders such as /net may ask other hosts
+    is_root = os.path.abspath(folder) == os.path.abspath(os.sep)
+    below = [name for name in names if not (is_root or name.startswith("."))]
+    found = _existing(folder / name / rest for name in below)
+    found.sort(key=os.path.getmtime, reverse=True)
     close = difflib.get_close_matches(missing.name, names, n=1, cutoff=0.7)
-    meant = [missing.parent / name / path.relative_to(missing) for name in close]
-    said = [f"; did you mean {printable(str(one))}?" for one in meant if os.path.exists(one)]
-    return "".join(said)
+    found = found or _existing(folder / name / path.relative_to(missing) for name in close)
+    if not found and folder == Path():  # relative, perhaps to the folder above
+        found = _existing(Path(*rest.parts[k:]) for k in range(1, len(rest.parts)))[:1]
+    meant = [printable(shell_path(one)) for one in found[:3]]
+    return f"; did you mean {' or '.join(meant)}?" if meant else ""
+
+
+def _existing(paths: Iterable[Path]) -> list[Path]:
+    return [path for path in paths if os.path.exists(path)]
 
 
 def check_can_be_folder(folder: Path, *, name: str) -> None:

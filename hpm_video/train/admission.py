@@ -2,6 +2,7 @@
 lists, and steps of more videos than a list has."""
 
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -12,7 +13,7 @@ from hpm_video.config.settings import load_config
 from hpm_video.data.lists.places import list_exists
 from hpm_video.runtime.files import similar_path
 from hpm_video.runtime.rendezvous import find_place
-from hpm_video.train.output_folder import check_is_run
+from hpm_video.train.output_folder import check_is_run, runs_near
 from hpm_video.train.relations import check_relations
 from hpm_video.train.step_videos import check_shares, step_videos
 
@@ -113,7 +114,13 @@ def _lacking(config: PretrainConfig | FinetuneConfig) -> Iterator[str]:
                 yield lack + similar_path(path)
     if config.run.output_dir and Path(config.run.output_dir, "checkpoints", "last").is_symlink():
         return  # a run that continues no longer needs them
-    for name, place in (("model.init", config.model.init), ("run.resume", config.run.resume)):
+    kind = "pretrain" if isinstance(config, PretrainConfig) else "finetune"
+    for name, place, needed, else_ in (
+        ("model.init", config.model.init, "pretrain", "train from scratch"),
+        ("run.resume", config.run.resume, kind, "begin a new run"),
+    ):
         if place is not None and "://" not in place and not os.path.exists(place):
             lack = f"{name} ({place}) does not exist: must be a checkpoint or a run folder"
-            yield lack + similar_path(place)
+            words = [shlex.quote(f"{name}={run}") for run in runs_near(place, needed)]
+            others = f"; set {', or '.join([*words, f'{name}=null'])} to {else_}"
+            yield lack + (similar_path(place) or others)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from fvcore.nn import parameter_count
 from torch import Tensor
 
 from hpm_video.config import FinetuneConfig
@@ -141,12 +142,14 @@ def _finetune(
         for line in (said, *changes, *notes, *choices, *fit, *missing):
             run.log.line(line)
         run.log.line(
-            f"{num_classes} classes, {len(manifest)} videos, {steps.per_epoch} steps per epoch, "
-            f"{steps.total} steps in all"
+            f"{parameter_count(model)[''] / 1e6:.1f} M parameters, {num_classes} classes, "
+            f"{len(manifest)} videos, {steps.per_epoch} steps per epoch, {steps.total} steps in all"
         )
         if manifest.label_sets is not None:
             run.log.line(manifest.label_sets.in_words())
         for line in videos.lines(data.manifest):
+            run.log.line(line)
+        for line in evaluation.lines:
             run.log.line(line)
         for warning in (*label_notes(manifest), *evaluation.warnings):
             run.log.line(f"warning: {warning}")

@@ -8,8 +8,10 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 from processes import LIMIT_S
 
@@ -17,8 +19,10 @@ from hpm_video.cli.main import main
 from hpm_video.cli.options import check_there
 from hpm_video.config import FinetuneConfig, PretrainConfig
 from hpm_video.config.schema import SettingFaults
+from hpm_video.evaluate.predictions import Evaluation
 from hpm_video.runtime.files import similar_path
 from hpm_video.train.admission import read_settings, read_videos
+from hpm_video.train.run import evaluation as run_evaluation
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
@@ -65,7 +69,22 @@ def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
         "bench step --size bas": "did you mean base?",
         "pretrain own_videos --outptu-dir x": "did you mean --output-dir?",
         "data list --foldr x -o y": "did you mean --folder?",
-        "pretrain own_videos --optim.epochs 3": "no leading dashes: optim.epochs=VALUE",
+        "pretrain own_videos --optim.epochs 3": "no leading dashes: optim.epochs=3",
+        "pretrain own_videos --epochs 5": "did you mean optim.epochs=5?",
+        "finetune own_videos --batch-size=8 --seeds 1": "did you mean data.batch_size=8 or "
+        "evaluation.batch_size=8? did you mean --seed?",
+        "pretrain own_videos --lr .1": "did you mean optim.base_lr=.1 or ",
+        "bench plan own_videos --epochs 5": "did you mean optim.epochs=5?",
+        f"start {toy.parent} --outt pics2": "did you mean --output-dir?",
+        f"start {toy.parent} --ouput pics2": "did you mean --output-dir?",
+        f"start {toy.parent} --dirt pics2": "pics2: hpm-video start --help lists its options",
+        f"start {toy.parent} --optim.epochs 3": "3: hpm-video start --help lists its options",
+        f"start {toy.parent} --hours two": "--hours (two) must be a number, such as 12",
+        f"start {toy.parent} --hours": "--hours must have a value, such as 12",
+        f"start {toy.parent} --images film": "--images (film) must be one of frames, stills",
+        f"predict {toy} x.mp4 --top 1.5": "--top (1.5) must be a whole number, such as 1",
+        "bench finetuning": "did you mean finetune?",
+        "zzz": "'zzz' is unknown: must be one of start, pretrain,",
         "pretrain own_vidoes": "did you mean own_videos",
         "recipes own_vidoes": "did you mean",
         f"pretrain own_videos data.manifst={toy} {run}": "did you mean data.manifest?",
@@ -95,7 +114,8 @@ def test_refusals_come_before_pytorch(toy: Path, tmp_path: Path) -> None:
         "weights inspect /no/file": "weights (/no/file) do not exist",
         "data check /no/list.csv": "/no/list.csv does not exist",
         "start /no/folder": "/no/folder does not exist",
-        f"start {misspelt}": f"(expected a folder); did you mean {toy.parent / 'videos'}?",
+        f"start {misspelt}": "(expected a folder or list of videos); did you mean "
+        f"{toy.parent / 'videos'}?",
         f"data list --folder {misspelt} -o x": f"did you mean {toy.parent / 'videos'}?",
         f"data check {far / toy.name}": f"; did you mean {toy}?",
         f"evaluate {far} --manifest {toy}": f"; did you mean {toy.parent}?",
@@ -266,7 +286,15 @@ def test_the_best_epoch_is_named_where_the_last_is_evaluated(
     toy: Path,
     finetune_arguments: Callable[..., list[str]],
     capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    shares = iter((0.6, 0.4))  # of the true class: the first evaluation is the better one
+
+    def evaluated(*_: object, **__: object) -> Evaluation:
+        scores = np.array([[share := next(shares), 1 - share]], dtype=np.float32)
+        return Evaluation(scores, np.zeros(1, dtype=np.int64), ("x",), ())
+
+    monkeypatch.setattr(run_evaluation, "evaluate_classifier", evaluated)
     run = tmp_path / "run"
     judged = (f"data.val_manifest={toy}", "evaluation.every_epochs=1", "evaluation.best_by=loss")
     assert main(finetune_arguments(run, *judged)) == 0
@@ -318,6 +346,112 @@ def test_folders_where_a_list_or_a_new_folder_may_be_named(tmp_path: Path) -> No
         check_there(argparse.Namespace(job=job, **{name: str(place)}))
     with pytest.raises(SettingFaults, match="is a folder, not a list of videos"):
         check_there(argparse.Namespace(job="probe", val=str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        ("start My clips", "start 'My clips'"),
+        ("start other --val My clips", "start other --val 'My clips'"),
+        ("start other --val=My clips", "start other '--val=My clips'"),
+        ("predict other My clips/a b.mp4", "predict other 'My clips/a b.mp4'"),
+        ("data check My clips/a b.csv --root other", "data check 'My clips/a b.csv' --root other"),
+        ("finetune own_videos data.manifest=My clips/a b.csv",
+         "finetune own_videos 'data.manifest=My clips/a b.csv'"),
+        ("submit data check My clips/a b.csv", "submit data check 'My clips/a b.csv'"),
+        ("pretrain My clips/a b.yaml", "pretrain 'My clips/a b.yaml'"),
+    ],
+)  # fmt: skip
+def test_a_path_that_the_shell_has_split_is_named_in_quotes(
+    words: str,
+    meant: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "My clips").mkdir()
+    (tmp_path / "other").mkdir()
+    for ending in ("mp4", "csv", "yaml"):
+        (tmp_path / "My clips" / f"a b.{ending}").touch()
+    with suppress(SystemExit):
+        assert main(words.split()) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.endswith(f" must be quoted, since it has spaces: hpm-video {meant}")
+
+
+def test_a_word_too_many_is_not_taken_for_a_part_of_a_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b", "a b"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(SystemExit):
+        main(["start", "a", "b"])
+    assert "unrecognized arguments: b: " in capsys.readouterr().err
+
+
+def test_a_missing_path_is_found_one_folder_below_or_above(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for k, name in enumerate(("old", "W 2", ".hidden")):
+        (tmp_path / name / "run").mkdir(parents=True)
+        (file := tmp_path / name / "train.csv").touch()
+        os.utime(file, (k, k))
+    (tmp_path / "trains.csv").touch()
+    assert similar_path("train.csv") == "; did you mean 'W 2/train.csv' or old/train.csv?"
+    assert similar_path(tmp_path / "train.csv").count(str(tmp_path)) == 2
+    assert similar_path("gone.csv") == ""
+    assert similar_path("trans.csv") == "; did you mean trains.csv?"
+    monkeypatch.chdir(tmp_path / "old")
+    assert similar_path("old/train.csv") == "; did you mean train.csv?"
+    assert similar_path("old/test.csv") == ""
+
+
+def test_a_similar_path_can_be_pasted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("My clips (2024), take 2", "-clips"):
+        (tmp_path / name).mkdir()
+    assert similar_path("My clips (2024)") == "; did you mean 'My clips (2024), take 2'?"
+    assert similar_path("-clip") == "; did you mean ./-clips?"
+
+
+def test_a_missing_place_may_be_a_folder_or_a_list(tmp_path: Path) -> None:
+    lacking = argparse.Namespace(job="start", folder=str(tmp_path), val=str(tmp_path / "gone"))
+    with pytest.raises(SettingFaults, match=r"\(expected a folder or list of videos\)"):
+        check_there(lacking)
+    with pytest.raises(SettingFaults, match=r"\(expected a list of videos\)"):
+        check_there(argparse.Namespace(job="probe", val=str(tmp_path / "gone")))
+
+
+def test_a_missing_model_is_answered_with_the_runs_that_there_are(
+    tmp_path: Path, toy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = [f"data.manifest={toy}", "run.output_dir=new", "model.init=outputs/preX"]
+
+    def said() -> str:
+        with pytest.raises(SettingFaults) as caught:
+            read_settings(FinetuneConfig, None, words)
+        fault, *_ = caught.value.faults
+        assert fault.startswith(words[-1].partition("=")[0])
+        return fault.partition("must be a checkpoint or a run folder")[2]
+
+    assert said() == "; set model.init=null to train from scratch"
+    places = {"W a/first": "masking", "W a/classes": "mixing", "outputs/day/one": "mixing"}
+    for name, group in places.items():
+        (tmp_path / name / "checkpoints" / "last").mkdir(parents=True)
+        (tmp_path / name / "config.yaml").write_text(f"{group}: {{}}\n")
+    (tmp_path / "W a" / "unsaved").mkdir()
+    assert said() == "; set 'model.init=W a/first', or model.init=null to train from scratch"
+    (tmp_path / "outputs" / "day" / "one" / "config.yaml").write_text("masking: {}\n")
+    assert said() == "; set model.init=outputs/day/one, or model.init=null to train from scratch"
+    words[-1] = "run.resume=gone"
+    assert said() == "; set 'run.resume=W a/classes', or run.resume=null to begin a new run"
+    for job, run in (("evaluate", "'W a/classes'"), ("visualize", "'W a/first'")):
+        with pytest.raises(SettingFaults, match=f"does not exist; there is {run}"):
+            check_there(argparse.Namespace(job=job, checkpoint="gone"))
 
 
 def test_a_name_that_no_file_can_have_gets_no_suggestion(tmp_path: Path) -> None:

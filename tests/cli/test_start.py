@@ -79,17 +79,26 @@ def test_from_a_folder_to_a_model(
     assert "to train on: 24 videos of 4 classes" in out and "not guaranteed" in out
     pretraining = load_config(PretrainConfig, made / "pretrain.yaml")
     assert pretraining.run.output_dir == str(made / "pretrained")
-    assert load_config(FinetuneConfig, made / "finetune.yaml").model.init == str(
-        made / "pretrained"
-    )
+    finetuning = load_config(FinetuneConfig, made / "finetune.yaml")
+    assert finetuning.model.init == str(made / "pretrained")
+    assert (finetuning.model.size, finetuning.model.depth) == ("tiny", 6)
+    assert "limit of hours" not in out + (made / "pretrain.yaml").read_text()
     commands = _next(out)
     assert [words[1] for words in commands] == list(_QUICK)
+    beside: list[str] = []
     for program, *words in commands:
         assert program == "hpm-video"
-        assert main([*words, *_QUICK[words[0]]]) == 0, words
+        if words[0] == "finetune":  # the encoder of _QUICK is another than the chosen one
+            assert main(words) == 2
+            (refusal,) = capsys.readouterr().err.splitlines()
+            assert "model.depth (6) must be 1" in refusal and ": add model.depth=1, or" in refusal
+            assert not (made / "finetuned").exists()
+        command = beside if words[0] == "finetune" else words
+        assert main([*command, *_QUICK[words[0]]]) == 0, command
         said = capsys.readouterr().out
         if words[0] == "pretrain":  # goes on with what lies beside it
-            assert ["hpm-video", "finetune", "hpm_clips_of_Ä_2/finetune.yaml"] in _next(said)
+            (beside,) = (words[1:] for words in _next(said) if words[1] == "finetune")
+            assert beside[:2] == ["finetune", "hpm_clips_of_Ä_2/finetune.yaml"]
     assert (made / "pictures" / "index.html").is_file()
     assert len((made / "classes.csv").read_text().splitlines()) == 3
     assert _digest(folder) == before
@@ -311,6 +320,9 @@ def test_videos_without_labels_are_pre_trained_on(
     assert [words[1] for words in _next(out)] == ["pretrain", "visualize"]
     assert not (tmp_path / "-new" / "finetune.yaml").exists()
     assert " 1 epoch, " in out
+    head = " ".join((tmp_path / "-new" / "pretrain.yaml").read_text().replace("#", "").split())
+    for text in (out, head):
+        assert "The limit of hours leaves 1 of " in text and "usually reach less" in text
     pretrain, _ = _next(out)
     assert main([*pretrain[1:], *_QUICK["pretrain"]]) == 0
 
@@ -374,4 +386,5 @@ def test_a_list_of_which_some_videos_have_labels(
     _, _, evaluate, *_ = commands = _next(out)
     assert "--manifest" in evaluate and "new/train.csv" not in evaluate
     for _, *words in commands[:3]:
-        assert main([*words, *_QUICK[words[0]]]) == 0, words
+        sizes = ["model.depth=1"] if words[0] == "finetune" else []  # as in _QUICK
+        assert main([*words, *_QUICK[words[0]], *sizes]) == 0, words

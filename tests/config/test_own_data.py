@@ -1,5 +1,6 @@
 """Settings for own videos: sensible for any number of them, with and without a GPU."""
 
+import math
 from itertools import pairwise
 
 import pytest
@@ -46,6 +47,37 @@ def test_any_number_of_videos_makes_steps(number: int, computer: Computer) -> No
         assert config.optim.warmup < config.optim.epochs
         assert 1 <= config.data.num_workers < computer.cores or computer is CPU
         assert config.run.log_every <= chosen.steps / 10
+
+
+@pytest.mark.parametrize("computer", [CPU, GPU], ids=["cpu", "gpu"])
+def test_a_fine_tuning_from_scratch_trains_the_same_encoder_on_the_same_clips(
+    computer: Computer,
+) -> None:
+    for about in ({}, {"frames": 12}, {"seconds": (2, 3, 4)}, {"seconds": None, "fps": None}):
+        for number in (300, 30_000):
+            pretraining, finetuning = _chosen(_videos(number, **about), computer)
+            whole, alone = pretraining.config(), finetuning.config("model.init=null")
+            for name in ("size", "width", "depth", "heads", "patch_size", "tubelet_size"):
+                assert getattr(alone.model, name) == getattr(whole.model, name), name
+            for name in ("num_frames", "crop_size", "sampling", "fps", "frame_stride"):
+                assert getattr(alone.data, name) == getattr(whole.data, name), name
+
+
+def test_fewer_epochs_get_as_many_records_and_evaluations() -> None:
+    for chosen in _chosen(_videos(300), CPU):
+        epochs, (every, why) = chosen["optim.epochs"], chosen.settings["run.log_every"]
+        assert why.endswith(f", for {math.ceil(chosen.steps / every)} records")
+        chosen.hours = 1
+        fit_hours(chosen, 17.5 / epochs)
+        assert chosen["optim.epochs"] == 17
+        every, why = chosen.settings["run.log_every"]
+        records = math.ceil(chosen.steps / every)
+        assert records >= 100 and why.endswith(f", for {records} records")
+        config = chosen.config()
+        if chosen.job == "finetune":
+            assert config.evaluation.every_epochs == 2
+            _, why = chosen.settings["evaluation.every_epochs"]
+            assert "for 9 evaluations" in why
 
 
 def test_more_videos_mean_more_steps() -> None:

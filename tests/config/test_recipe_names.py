@@ -96,7 +96,7 @@ def test_a_file_beats_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         (["pretrain", "ssv2_bsae"], "did you mean ssv2_base, "),
         (["pretrain", "configs/pretrain/ssv2_base.yaml"], "did you mean ssv2_base, "),
         (["finetune", "hmdb51_bas"], "did you mean hmdb51_base, "),
-        (["pretrain", "hmdb51_base"], "recipe of hpm-video pretrain: "),
+        (["pretrain", "hmdb51_base"], "not of pretrain: run hpm-video finetune hmdb51_base"),
         (["submit", "pretrain", "ssv2_bsae"], "did you mean ssv2_base, "),
         (["bench", "ablation", "study_tyo", "-o", "out"], "did you mean study_toy, "),
         (["bench", "plan", "ssv2_bsae", "--videos", "9"], "did you mean ssv2_base, "),
@@ -118,6 +118,57 @@ def test_an_unknown_name_is_one_line(
     (line,) = capsys.readouterr().err.splitlines()
     assert said in line
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("pretrain W/finetune.yaml", "mixing), not of pretrain: run hpm-video finetune W/f"),
+        ("finetune W/pretrain.yaml", "…), not of finetune: run hpm-video pretrain W/pretrain.yaml"),
+        ("pretrain W/probe.yaml", "run hpm-video probe CHECKPOINT --recipe W/probe.yaml"),
+        ("pretrain W/study.yaml", "run hpm-video bench ablation W/study.yaml -o outputs/study"),
+        ("bench ablation W/pretrain.yaml -o x", "run hpm-video pretrain W/pretrain.yaml"),
+        ("probe W --recipe W/finetune.yaml", "run hpm-video finetune W/finetune.yaml"),
+        ("bench plan W/finetune.yaml", "not of pretrain: run hpm-video finetune W/finetune.yaml"),
+        ("submit pretrain W/finetune.yaml", "run hpm-video finetune W/finetune.yaml"),
+        ("pretrain W", "config (W) is a folder: run hpm-video pretrain W/pretrain.yaml"),
+        ("pretrain pretrain.yaml", "did you mean W/pretrain.yaml? "),
+    ],
+)
+def test_a_file_for_another_command_is_one_line_with_that_command(
+    words: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for kind, name, new in (
+        ("pretrain", "own_videos_cpu", "pretrain"),
+        ("finetune", "own_videos_cpu", "finetune"),
+        ("probe", "ssv2_frozen", "probe"),
+        ("ablation", "study_toy", "study"),
+    ):
+        text = (CONFIGS / kind / f"{name}.yaml").read_text()
+        (tmp_path / "W").mkdir(exist_ok=True)
+        (tmp_path / "W" / f"{new}.yaml").write_text(text)
+    assert main(words.split()) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert said in line
+
+
+def test_a_mistyped_name_or_one_that_commands_share_is_no_sign_of_another_command(
+    tmp_path: Path,
+) -> None:
+    for name, text in (("typo", "masing: {}\n"), ("shared", "optim: {epochs: 4}\n")):
+        (file := tmp_path / name).write_text(text)
+        for kind in ("pretrain", "finetune"):
+            assert find_recipe(kind, str(file)) == str(file)
+
+
+def test_a_setting_of_another_command_is_not_replaced_by_a_similar_one() -> None:
+    with pytest.raises(ValueError, match="mixing is unknown: it belongs to hpm-video finetune; "):
+        load_config(PretrainConfig, None, ["mixing.mixup=1"])
 
 
 def test_the_list_of_recipes(capsys: pytest.CaptureFixture[str]) -> None:

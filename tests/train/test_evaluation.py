@@ -133,6 +133,29 @@ def test_it_is_to_be_used_not_to_be_continued(
     assert "holds no checkpoints/best.pt" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("top1s", "names_best"), [([0.25, 0.5], False), ([0.5, 0.5], False), ([0.5, 0.25], True)]
+)
+def test_the_closing_lines_name_the_best_unless_it_is_the_last(
+    top1s: list[float],
+    names_best: bool,
+    tmp_path: Path,
+    finetune_arguments: Arguments,
+    toy: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    _evaluations_with(top1s, monkeypatch)
+    settings = (f"data.val_manifest={toy}", "evaluation.every_epochs=1")
+    assert main(finetune_arguments(tmp_path / "run", *settings)) == 0
+    _, _, closing = capsys.readouterr().out.partition("\nnext:\n")
+    assert ("checkpoint=best" in closing) == ("for the last epoch" in closing) == names_best
+    assert main(["evaluate", str(tmp_path / "run"), "num_workers=0", "device=cpu"]) == 0
+    said = capsys.readouterr().out
+    assert ("checkpoint=best" in said) == names_best
+    assert ("it has the best top1" in said) != names_best
+
+
 # Of two classes, of which the first has three of four videos: top-1, balanced accuracy and loss
 # each call another evaluation the best
 _LABELS = np.array([0, 0, 0, 1])
@@ -174,6 +197,8 @@ def test_the_best_is_chosen_by_what_is_asked(
     rows = np.array(_SCORES["loss"])[np.arange(4), _LABELS]
     assert records[2]["val_loss"] == pytest.approx(-np.log(rows).mean(), abs=1e-6)
     log = (tmp_path / "run" / "log.txt").read_text()
+    assert log.count("best so far, saved as checkpoints/best.pt") >= 1
+    assert log.count("equals the best so far: the later one is kept, saved as checkpoints") == 1
     assert log.count("warning: every video is predicted as 0 left: ") == 2
     said = "balanced_accuracy (0.167) is at chance (0.500, 1 of 2 classes with videos; standard"
     assert log.count(f"warning: {said}") == 2

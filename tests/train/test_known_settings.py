@@ -67,10 +67,11 @@ def test_what_is_said_counts(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     for settings, words in (
-        (["model.width=64"], "does not fit the model of these settings"),
+        (["model.width=64"], "model.width (64) must be 32, as in the weights"),
         (["model.size=tiny"], "model.heads (3) must be 2, as in the weights"),
+        (["model.depth=3"], ": add model.depth=2, or model.init=null to start from scratch"),
+        (["model.depth=3", "model.allow_missing=[none]"], "does not fit the model of these"),
         (["model.heads=4"], "model.heads (4) must be 2, as in the weights"),
-        (["model.depth=3"], "does not fit the model of these settings"),
         (["model.positions=stored"], "model.positions (stored) must be sinusoid"),
         (["data.num_frames=5"], "must be a multiple of"),
     ):
@@ -78,6 +79,10 @@ def test_what_is_said_counts(
         said = capsys.readouterr().err
         assert words in said and said.count("\n") == 1, said
         assert not (tmp_path / "run").exists()
+        if ": add " in words:
+            way = said.rpartition(": add ")[2].partition(", or ")[0].split()
+            _, notes = load_finetune_config(None, arguments(pretrained, *settings, *way)[2:])
+            assert notes
     _, _, *settings = arguments(pretrained, "data.num_frames=8", "model.patch_size=16")
     config, notes = load_finetune_config(None, settings)
     assert (config.data.num_frames, config.data.crop_size) == (8, 32)

@@ -488,7 +488,7 @@ def is_log_step(run):
     raise CommunicationError("lost another process")
 loop.Run.is_log_step = property(is_log_step)
 stop_on_signal = loop.stop_on_signal
-loop.stop_on_signal = lambda is_alone: stop_on_signal(is_alone=False)
+loop.stop_on_signal = lambda is_alone, **more: stop_on_signal(is_alone=False, **more)
 say_failure = cli.say_failure
 def say_failure_late(job, error):
     os.kill(os.getpid(), signal.SIGTERM)

@@ -27,6 +27,12 @@ from hpm_video.train.run.logs import RunLog
 from hpm_video.train.run.steps import running_means
 from hpm_video.weights.checkpoint import BEST, TRAINING_WEIGHTS, load_checkpoint, write_checkpoint
 
+_NO_LIST = (
+    "no evaluation, as data.val_manifest names no list: to evaluate during training, add "
+    "data.val_manifest=LIST"
+)
+_TIE = "equals the best so far: the later one is kept, saved"
+
 
 class RunEvaluation:
     """Evaluates every ``evaluation.every_epochs`` epochs and at the end; keeps the best weights.
@@ -42,11 +48,14 @@ class RunEvaluation:
         self._config, self._world, self._videos = config, world, None
         self._best: BestCheckpoint | None = None
         self._best_so_far: float | None = None
+        self._best_step: int | None = None  # of equals, the one that is kept
         self._since_best = 0  # evaluations
         self._last_warning: str | None = None
         self._thresholds: tuple[float, ...] | None = None  # from the last evaluation
         self.warnings: tuple[str, ...] = ()  # about the list, on rank 0
+        self.lines: tuple[str, ...] = (_NO_LIST,)  # log lines on the plan
         if data.val_manifest:
+            self.lines = ()
             self._videos = read_manifest(
                 data.val_manifest,
                 root=data.root,
@@ -71,6 +80,7 @@ class RunEvaluation:
         """
         if state is not None:
             self._best_so_far = state.get("best_so_far")
+            self._best_step = state.get("best_step")
             self._since_best = state.get("since_best", 0)
             self._thresholds = state.get("thresholds")
         settings = self._config.evaluation
@@ -80,7 +90,11 @@ class RunEvaluation:
 
     def state(self) -> dict[str, Any]:
         """State for a checkpoint, to resume counting."""
-        counted = {"best_so_far": self._best_so_far, "since_best": self._since_best}
+        counted = {
+            "best_so_far": self._best_so_far,
+            "best_step": self._best_step,
+            "since_best": self._since_best,
+        }
         if not self._config.data.labels.are_several:
             return counted
         return {**counted, "thresholds": self._thresholds and list(self._thresholds)}
@@ -147,12 +161,15 @@ class RunEvaluation:
         # Machines may round differently, so rank 0 decides which is better
         value = gather_objects(_worth(result, settings.best_by), self._world)[0]
         is_better = self._best_so_far is None or value > self._best_so_far
+        if is_better or (value == self._best_so_far and settings.best_by != "first_top1"):
+            self._best_step = step
         self._since_best = 0 if is_better else self._since_best + 1
         self._best_so_far = value if is_better else self._best_so_far
         to_keep = {**checkpoint(), "model": whole_weights(model)}
         top1 = None if isinstance(result, SeveralLabels) else result.top(1)
         if self._best and self._best.offer(to_keep, step=step, value=value, top1=top1):
-            log.line(f"best so far, saved as checkpoints/{BEST}")
+            words = "best so far, saved" if is_better else _TIE
+            log.line(f"{words} as checkpoints/{BEST}")
 
 
 def at_chance(result: Evaluation | SeveralLabels) -> str | None:

@@ -126,7 +126,9 @@ class Run:
             loggers=self.config.loggers, settings=self._settings,
         )  # fmt: skip
         self.log = self._exit.enter_context(log)
-        self._signal = self._exit.enter_context(stop_on_signal(is_alone=self.world.size == 1))
+        self._signal = self._exit.enter_context(
+            stop_on_signal(is_alone=self.world.size == 1, says_so=is_main)
+        )
         self._profile = StepProfile(
             self.folder / "profile",
             num_steps=self.config.profile_steps if is_main else 0,

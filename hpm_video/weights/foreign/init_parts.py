@@ -6,7 +6,7 @@ copy of the student.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -24,7 +24,7 @@ from hpm_video.weights.misfits import is_finite, refuse
 
 # Module -> part, as users see it; "norm" and "head" belong to a classifier
 _PARTS = {"decoder_input": "decoder", "reconstructor": "decoder", "norm": "head"}
-_ENCODER = ("width", "depth", "heads", "mlp_ratio", "positions")
+ENCODER = ("width", "depth", "heads", "mlp_ratio", "positions")
 _DECODER = ("decoder_width", "decoder_depth", "decoder_heads", "decoder_mlp_ratio")
 _HEAD = ("reconstructor.head.weight", "reconstructor.head.bias")
 _NOT_ASKED = "not in model.init_parts"
@@ -197,8 +197,8 @@ class InitParts:
             of_predictors += ["decoder_width", "decoder_heads"]
         has_decoder = "decoder" not in self._why_fresh
         of_decoder = _DECODER if has_decoder else ()
-        names = dict.fromkeys([*_ENCODER, *of_decoder, *of_predictors])
-        unlike = {f"model.{n}": v for n, v in _to_set(mine.model, theirs.model, names).items()}
+        names = [*ENCODER, *of_decoder, *of_predictors]
+        unlike = unlike_sizes(mine.model, theirs.model, names)
         if has_decoder and isinstance(theirs, PretrainConfig):
             of_loss = ["target", "target_layers"]
             if mine.loss.target_width != theirs.loss.target_width:
@@ -209,16 +209,14 @@ class InitParts:
                     unlike[f"loss.{name}"] = values
         if not unlike:
             return
-        said = {key: (_said(a), _said(b)) for key, (a, b) in unlike.items()}
-        differ = ", ".join(f"{key} ({a}) must be {b}" for key, (a, b) in said.items())
-        advice = " ".join(f"{key}={b}" for key, (_, b) in said.items())
-        if not unlike.keys() & {f"model.{name}" for name in ("size", *_ENCODER)}:
+        others = ""
+        if not unlike.keys() & {f"model.{name}" for name in ("size", *ENCODER)}:
             kept = {"encoder"}
             if unlike.keys() == {"model.predictor_depth"}:
                 kept |= {"decoder", "teacher"}
             parts = [part for part in mine.model.parts_of_init if part in kept]
-            advice += f", or model.init_parts=[{','.join(parts)}] to start the other parts fresh"
-        raise ValueError(f"{differ}, as in the weights of model.init ({self._init}): add {advice}")
+            others = f", or model.init_parts=[{','.join(parts)}] to start the other parts fresh"
+        raise ValueError(unlike_weights(unlike, self._init, others=others))
 
     def _warnings(self) -> list[str]:
         mine, theirs = self._config.loss, self._theirs
@@ -271,15 +269,31 @@ def _sizes(model: EncoderConfig) -> dict[str, Any]:
     return found | {name: value for name, value in usual.items() if found[name] is None}
 
 
-def _to_set(
-    mine: ModelConfig, theirs: EncoderConfig, names: Mapping[str, Any]
+def unlike_weights(unlike: Mapping[str, tuple[Any, Any]], init: str, *, others: str) -> str:
+    """A refusal of settings that differ from those of weights: setting -> (mine, theirs).
+
+    ``others``: further ways on.
+    """
+    said = {key: (_said(mine), _said(theirs)) for key, (mine, theirs) in unlike.items()}
+    differ = ", ".join(f"{key} ({mine}) must be {theirs}" for key, (mine, theirs) in said.items())
+    advice = " ".join(f"{key}={theirs}" for key, (_, theirs) in said.items())
+    return f"{differ}, as in the weights of model.init ({init}): add {advice}{others}"
+
+
+def unlike_sizes(
+    mine: EncoderConfig, theirs: EncoderConfig, names: Sequence[str]
 ) -> dict[str, tuple[Any, Any]]:
     """Setting -> (mine, theirs), for the settings to change so that sizes ``names`` agree.
 
     If another model.size brings them closer, that is among them.
     """
+    return {f"model.{name}": both for name, both in _to_set(mine, theirs, names).items()}
 
-    def unlike(of: ModelConfig) -> dict[str, tuple[Any, Any]]:
+
+def _to_set(
+    mine: EncoderConfig, theirs: EncoderConfig, names: Sequence[str]
+) -> dict[str, tuple[Any, Any]]:
+    def unlike(of: EncoderConfig) -> dict[str, tuple[Any, Any]]:
         ours, others = _sizes(of), _sizes(theirs)
         return {n: (ours[n], others[n]) for n in names if not _are_same(ours[n], others[n])}
 

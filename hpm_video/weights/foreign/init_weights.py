@@ -1,12 +1,12 @@
 """``model.init``: the weights with which a run starts, and a table of what became of them."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from torch import nn
 
-from hpm_video.config import FinetuneConfig, PretrainConfig
+from hpm_video.config import EncoderConfig, FinetuneConfig, PretrainConfig
 from hpm_video.models.adapters import plain_name
 from hpm_video.models.decoder import DecoderInput
 from hpm_video.models.hpm import HPM
@@ -16,6 +16,7 @@ from hpm_video.models.vit import Encoder
 from hpm_video.runtime.files import write_atomically
 from hpm_video.weights.foreign.account import Imported, Row, key_table
 from hpm_video.weights.foreign.architecture import Assumptions
+from hpm_video.weights.foreign.init_parts import ENCODER, unlike_sizes, unlike_weights
 from hpm_video.weights.foreign.to_ours import import_weights
 
 TABLE = "init.txt"  # in a run's folder
@@ -27,8 +28,8 @@ def init_weights(config: PretrainConfig | FinetuneConfig) -> Imported:
     Only the encoder is read for fine-tuning, and for pre-training without decoder in
     model.init_parts.
 
-    Raises FileNotFoundError, or ValueError if the weights are refused, or if the settings differ in
-    a fact that shapes do not reveal (heads, positions).
+    Raises FileNotFoundError, or ValueError if the weights are refused, or if the settings of a
+    fine-tuning describe another encoder.
     """
     model = config.model
     assert model.init is not None
@@ -51,16 +52,14 @@ def init_weights(config: PretrainConfig | FinetuneConfig) -> Imported:
     )
     if isinstance(config, PretrainConfig):
         return found
-    trained = found.state["config"]["model"]
-    for name, mine, theirs in (
-        ("heads", heads, heads_of(trained["size"], trained["heads"])),
-        ("positions", model.positions, trained.get("positions", "sinusoid")),
-    ):
-        if mine != theirs:
-            raise ValueError(
-                f"model.{name} ({mine}) must be {theirs}, as in the weights of model.init "
-                f"({model.init})"
-            )
+    stored = found.state["config"]["model"]
+    known = {item.name for item in fields(EncoderConfig)}
+    trained = EncoderConfig(**{name: stored[name] for name in stored.keys() & known})
+    # Shapes do not reveal heads and positions. Loading checks sizes that may differ in part
+    names = ("heads", "positions") if model.allow_missing else ENCODER
+    if unlike := unlike_sizes(model, trained, names):
+        others = ", or model.init=null to start from scratch"
+        raise ValueError(unlike_weights(unlike, model.init, others=others))
     return found
 
 
