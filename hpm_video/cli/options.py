@@ -229,7 +229,7 @@ def check_there(arguments: argparse.Namespace) -> None:
 
 def _runs_instead(job: str, place: str) -> str:
     """What to add to the refusal of a missing checkpoint: runs that the command takes."""
-    from hpm_video.train.output_folder import runs_near
+    from hpm_video.weights.run_folders import runs_near
 
     kinds = ["finetune"] if job in ("evaluate", "predict") else ["pretrain"]
     if job in ("features", "weights"):

@@ -13,9 +13,10 @@ from hpm_video.config.settings import load_config
 from hpm_video.data.lists.places import list_exists
 from hpm_video.runtime.files import similar_path
 from hpm_video.runtime.rendezvous import find_place
-from hpm_video.train.output_folder import check_is_run, runs_near
+from hpm_video.train.output_folder import check_is_run
 from hpm_video.train.relations import check_relations
 from hpm_video.train.step_videos import check_shares, step_videos
+from hpm_video.weights.run_folders import runs_near
 
 if TYPE_CHECKING:
     from hpm_video.data.lists.manifest import Manifest

@@ -5,7 +5,7 @@ Refusals name these as the way on. Nothing here reads a checkpoint or needs PyTo
 
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -18,8 +18,13 @@ from hpm_video.runtime.files import free_place, printable, shell_path
 from hpm_video.runtime.lock import running_process
 
 Kind = Literal["pretrain", "finetune"]
-_MOST_LOOKED_AT = 100  # folders beside a run
+_MOST_LOOKED_AT = 1000  # entries of a folder where runs are looked for
 _MOST_NAMED = 3
+
+
+def kind_of(settings: Mapping[str, Any]) -> Kind:
+    """The command of a run with these settings."""
+    return "pretrain" if "masking" in settings else "finetune"
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Run:
 
     @property
     def kind(self) -> Kind:
-        return "pretrain" if "masking" in self.settings else "finetune"
+        return kind_of(self.settings)
 
     @property
     def above(self) -> Path:
@@ -84,14 +89,33 @@ def run_of(place: Path) -> Run | None:
 
 def runs_in(folder: Path, kind: str | None = None) -> list[Run]:
     """Runs directly in a folder, those with checkpoints first."""
-    try:
-        names = sorted(entry.name for entry in islice(os.scandir(folder), _MOST_LOOKED_AT))
-    except OSError:
-        return []
-    runs = [run for name in names if (run := run_at(folder / name)) is not None]
+    runs = filter(None, map(run_at, sorted(_folders(folder))))
     return sorted(
         (run for run in runs if kind in (None, run.kind)), key=lambda run: not run.saved()
     )
+
+
+def runs_near(path: str | Path, *kinds: str) -> list[str]:
+    """Folders of runs of some kinds, with a checkpoint, near a path that does not exist: in the
+    first folder above it or in that one's folders, else beside these. Newest first; not all."""
+    folder = next((one for one in Path(path).parents if one.is_dir()), Path())
+    for start in (folder, folder.parent):
+        inside = list(_folders(start))
+        for places in (inside, [one for place in inside for one in _folders(place)]):
+            runs = filter(None, map(run_at, places))
+            found = [run.folder for run in runs if run.kind in kinds and run.saved()]
+            if found:
+                found.sort(key=lambda place: os.path.getmtime(place / "config.yaml"), reverse=True)
+                return list(map(str, found[:_MOST_NAMED]))
+    return []
+
+
+def _folders(folder: Path) -> Iterator[Path]:
+    """The folders in a folder. Nothing in the root, where a look may ask other hosts."""
+    if os.path.abspath(folder) != os.path.abspath(os.sep):
+        with suppress(OSError), os.scandir(folder) as entries:
+            few = islice(entries, _MOST_LOOKED_AT)
+            yield from (folder / entry.name for entry in few if entry.is_dir())
 
 
 def check_kind_of_run(place: Path, kind: str, name: str) -> None:

@@ -442,7 +442,7 @@ def test_a_missing_model_is_answered_with_the_runs_that_there_are(
     places = {"W a/first": "masking", "W a/classes": "mixing", "outputs/day/one": "mixing"}
     for name, group in places.items():
         (tmp_path / name / "checkpoints" / "last").mkdir(parents=True)
-        (tmp_path / name / "config.yaml").write_text(f"{group}: {{}}\n")
+        (tmp_path / name / "config.yaml").write_text(f"{group}: {{}}\nmodel: {{}}\n")
     (tmp_path / "W a" / "unsaved").mkdir()
     assert said() == "; set 'model.init=W a/first', or model.init=null to train from scratch"
     (tmp_path / "outputs" / "day" / "one" / "config.yaml").write_text("masking: {}\n")
