@@ -680,6 +680,7 @@ def test_other_files_are_not_overwritten(
     (tmp_path / "notes.txt").write_text("mine\n")
     line = _refusal(capsys, "--kinetics", kinetics, "-o", tmp_path / "notes.txt")
     assert "must be a new file or a list of videos" in line
+    assert f"add -o {tmp_path / 'notes_2.csv'}" in line
     assert "is a folder" in _refusal(capsys, "--kinetics", kinetics, "-o", tmp_path)
     assert official.read_text() == before and (tmp_path / "notes.txt").read_text() == "mine\n"
 

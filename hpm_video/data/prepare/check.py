@@ -45,7 +45,7 @@ from hpm_video.data.video.limits import READING
 from hpm_video.data.video.part import Part
 from hpm_video.data.video.readers import UnreadableError
 from hpm_video.data.video.timeline import frames_of
-from hpm_video.runtime.files import keep_original, write_csv
+from hpm_video.runtime.files import free_place, keep_original, shell_path, write_csv
 from hpm_video.runtime.journal import Journal
 from hpm_video.runtime.progress import Progress
 from hpm_video.runtime.workers import ItemTimeout, WorkerDied, run_killable
@@ -161,7 +161,8 @@ def check_manifest(
     is_over = output.exists() and output.samefile(manifest)
     if output.exists() and not (is_over or (output.is_file() and _is_ours(output))):
         raise ValueError(
-            f"output ({output}) must be a new file or a list of videos, not another file"
+            f"output ({output}) must be a new file or a list of videos, not another file: "
+            f"add -o {shell_path(free_place(output.with_suffix('.csv')))}"
         )
     check_is_index(index_beside(output))
     columns |= dict.fromkeys(_FOUND) if due else {}

@@ -39,7 +39,7 @@ from hpm_video.data.prepare.tree import Images, VideoTree, folders_beside
 from hpm_video.data.remote.urls import check_is_local, is_url
 from hpm_video.data.video.part import FRAME_COLUMNS, PART_COLUMNS, SECOND_COLUMNS, Part
 from hpm_video.data.video.source import exists
-from hpm_video.runtime.files import keep_original, shell_path, writing
+from hpm_video.runtime.files import free_place, keep_original, shell_path, writing
 from hpm_video.runtime.reading import open_regular
 
 _LONGEST_LOOK_S = 20.0  # at a file that may be a video
@@ -594,7 +594,8 @@ def _check_output(output: str | Path, inputs: Iterable[str]) -> None:
             is_list = all(row.get("status") == "missing" for _, row in read_rows(path))
         if not is_list:
             raise ValueError(
-                f"output ({path}) must be a new file or a list of videos, not another file"
+                f"output ({path}) must be a new file or a list of videos, not another file: "
+                f"add -o {shell_path(free_place(output.with_suffix('.csv')))}"
             )
 
 
