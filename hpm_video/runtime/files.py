@@ -200,7 +200,7 @@ def free_place(path: Path) -> Path:
     """A path beside this one that does not exist: its name with a number."""
     if path.name in ("", ".."):
         path = Path(os.path.abspath(path))
-    ending = path.suffix if path.is_file() else ""
+    ending = "" if path.is_dir() else path.suffix
     stem = re.sub(r"_\d$", "", path.name.removesuffix(ending))
     free = (path.with_name(f"{stem}_{number}{ending}") for number in count(2))
     return next(place for place in free if not os.path.lexists(place))
