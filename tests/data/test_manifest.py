@@ -173,6 +173,8 @@ def test_joined_lists_must_share_their_classes(tmp_path: Path) -> None:
 
 
 def test_a_list_without_usable_videos_names_them_and_a_way_on(tmp_path: Path) -> None:
+    (tmp_path / "others").mkdir()
+    (tmp_path / "others" / "b.mp4").touch()  # that one is missing here says nothing of the others
     name = f"{tmp_path}/list.csv"
     bad = _list(tmp_path, "path,status,reason\na.mp4,bad,is empty\nb.mp4,missing,\nc.mp4,bad,x\n")
     with pytest.raises(ValueError, match=r"bad \(2\), missing \(1\)") as refusal:

@@ -423,7 +423,8 @@ def _way_to_use(file: Path, other_status: Mapping[str, int], gone: Sequence[str]
     """How to use a list whose videos are all left out, ``gone`` as missing."""
     if not other_status:
         return "data.max_damage=1 uses videos however damaged they are"
-    are_gone = gone and all(_is_missing(as_on_disk(root, name)) for name in gone)
+    are_gone = 0 < len(gone) >= min(sum(other_status.values()), _LOOKED_FOR)  # not bad ones
+    are_gone = are_gone and all(_is_missing(as_on_disk(root, name)) for name in gone)
     if are_gone and (way := way_to_missing(file, gone, root)):
         return f"The videos are missing: {way}"
     if {"bad", "missing"} & other_status.keys():
