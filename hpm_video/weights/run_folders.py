@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from hpm_video.config.settings import read_stored
-from hpm_video.data.lists.rows import read_videos
 from hpm_video.runtime.files import free_place, printable, shell_path
 from hpm_video.runtime.lock import running_process
 
@@ -208,6 +207,9 @@ def _command_to_make(run: Run, kind: str) -> str:
 
 
 def _is_labelled(lists: Sequence[str]) -> bool:
+    # Only here: it takes longer than a refusal of settings, which imports this module
+    from hpm_video.data.lists.rows import read_videos  # noqa: PLC0415
+
     with suppress(OSError, ValueError):
         return all(
             row.get("label", "").strip() not in ("", "-1")

@@ -3,6 +3,8 @@
 import re
 import shlex
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -137,3 +139,10 @@ def test_a_command_makes_a_run_where_there_is_none(
         (place / "finetune.yaml").write_text(f"model:\n  init: {init.absolute()}\n")
         line = _refusal(capsys, "predict", place / "pretrained", _clip(toy))
         assert line.endswith("make one: hpm-video finetune w/finetune.yaml") == is_prepared
+
+
+def test_settings_are_refused_without_what_reads_lists() -> None:
+    """A mistyped setting would wait for it."""
+    code = "import sys, hpm_video.train.output_folder; print('hpm_video.data.lists' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
