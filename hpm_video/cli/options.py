@@ -12,7 +12,7 @@ import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise, takewhile
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hpm_video.data.video.part import file_of
 from hpm_video.runtime.files import printable, shell_path, similar_path
@@ -277,6 +277,11 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, *args: Any, **settings: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False, **settings})
+
+    def error(self, message: str) -> NoReturn:
+        if message.endswith("required: -o/--output-dir"):
+            message += ", for example -o outputs/new"
+        super().error(message)
 
     def _get_value(self, action: argparse.Action, arg_string: str) -> Any:
         try:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hpm_video.cli.options import add_device, add_output_dir, add_root
-from hpm_video.runtime.files import printable, shell_path, write_atomically
+from hpm_video.runtime.files import free_place, printable, shell_path, write_atomically
 
 if TYPE_CHECKING:
     import torch
@@ -178,12 +178,9 @@ def _new_place(arguments: argparse.Namespace) -> Place:
     is_new = not os.path.lexists(folder) or (folder.is_dir() and not any(folder.iterdir()))
     goes_on = marker.is_file() and marker.read_bytes() == said.encode()
     if not (is_new or goes_on):
-        number = 2
-        while os.path.lexists(f"{folder}_{number}"):
-            number += 1
         raise ValueError(
             f"output_dir ({folder}) must be a new folder, as nothing is overwritten: add -o "
-            f"{shlex.quote(f'{folder}_{number}')}"
+            f"{shell_path(free_place(folder))}"
         )
     make_folder(folder, name="output_dir")
     for file in (*folder.glob("*.csv"), folder / "classes.txt") if goes_on else ():

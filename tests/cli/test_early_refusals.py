@@ -459,3 +459,9 @@ def test_a_name_that_no_file_can_have_gets_no_suggestion(tmp_path: Path) -> None
     (tmp_path / "shard-0000.tar").touch()
     assert similar_path(tmp_path / "shard-{0000..0123}.tar") == ""
     assert similar_path(tmp_path / "shard-000.tar").endswith("shard-0000.tar?")
+
+
+def test_a_missing_output_folder_gets_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["visualize", "model.pt", "video.mp4"])
+    assert "-o/--output-dir, for example -o outputs/new" in capsys.readouterr().err

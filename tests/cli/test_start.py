@@ -113,7 +113,7 @@ def test_nothing_is_overwritten(
     (tmp_path / "hpm_clips_of_Ä_2_2").touch()
     assert main(["start", str(folder)]) == 2
     (said,) = capsys.readouterr().err.splitlines()
-    assert "nothing is overwritten: add -o 'hpm_clips_of_Ä_2_3'" in said
+    assert "nothing is overwritten: add -o 'hpm_clips_of_Ä_3'" in said
     assert _digest(taken) == {
         str(taken): "", str(taken / "train.csv"): hashlib.sha256(b"mine\n").hexdigest()
     }  # fmt: skip

@@ -520,9 +520,9 @@ def _move_away(folder: str, names: Sequence[str]) -> str:
     if any(os.path.isdir(os.path.join(folder, name)) for name in names):
         return ""
     place = os.path.abspath(folder)
-    aside, number = f"{place}_loose", 2
-    while os.path.lexists(aside):
-        aside, number = f"{place}_loose_{number}", number + 1
+    aside = f"{place}_loose"
+    if os.path.lexists(aside):
+        aside = str(free_place(Path(aside)))
     target = shell_path(aside if os.path.isabs(folder) else os.path.relpath(aside))
     start = os.path.join(folder, "")  # follows a link
     start = shlex.quote(f"./{start}" if start[0] in "-(!," else start)
